@@ -1,0 +1,37 @@
+"""The frameworks, found by entry point: see `base` for what each must offer."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+
+from mnist_cli.adapters.base import Adapter
+from mnist_cli.config import require_choice
+from mnist_cli.errors import FrameworkError
+
+_GROUP = "mnist_cli.adapters"
+
+
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=_GROUP)}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all frameworks with an adapter, installed or not, sorted."""
+    return tuple(sorted(_entries()))
+
+
+def load(name: str) -> Adapter:
+    """Import and return an adapter, and with it its framework.
+
+    Raises `UsageError` for an unknown name, `FrameworkError` if the framework cannot be imported.
+    """
+    entries = _entries()
+    require_choice("framework", name, tuple(sorted(entries)))
+    try:
+        adapter: Adapter = entries[name].load()
+    except Exception as error:  # a broken binary fails with whatever its loader raises
+        raise FrameworkError(
+            f"{name} cannot be imported ({type(error).__name__}: {error}). "
+            f"Install it into this environment, or leave {name} out with --framework."
+        ) from error
+    return adapter

@@ -1,0 +1,82 @@
+"""What a framework must offer to take part: two small protocols.
+
+An adapter is found by its entry point in the group ``mnist_cli.adapters`` and may import its
+framework when its module is imported: loading the entry point is the one test of whether the
+framework is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from mnist_cli.architectures import Array, Weights
+from mnist_cli.config import ModelSpec, TrainConfig
+
+# Losses leave a framework in chunks of this many steps: often enough for a live display, seldom
+# enough that a device is not stopped to read one number.
+STEPS_PER_CHUNK = 32
+
+
+class Classifier(Protocol):
+    """One network in one framework, with its optimiser's state.
+
+    Images are float32 (N, 28, 28), normalised by `recipe.normalize`; labels are int64 (N,), 0-9.
+    """
+
+    def train_epoch(
+        self, images: Array, labels: Array, *, order: Array, learning_rates: Array
+    ) -> Iterator[Array]:
+        """Take ``len(learning_rates)`` steps and yield their losses, float32, in chunks.
+
+        Step i reads the images ``order[i * batch_size : (i + 1) * batch_size]`` and uses
+        ``learning_rates[i]``; ``order`` has int64 indices, a whole number of batches. The loss is
+        the mean softmax cross-entropy of the batch before its update, without weight decay. The
+        update, with velocity v, starting at 0 (Nesterov's momentum in PyTorch's form):
+        g = gradient + weight_decay * w (weights only, not biases); v = momentum * v + g;
+        w = w - learning_rate * (g + momentum * v).
+        """
+        ...
+
+    def predict_logits(self, images: Array) -> Array:
+        """Return logits (N, 10), float32, for any N >= 0."""
+        ...
+
+    def export_weights(self) -> Weights:
+        """Return a copy of the weights, canonical names and layouts (see `architectures`)."""
+        ...
+
+    def import_weights(self, weights: Weights) -> None:
+        """Replace the weights by canonical ones."""
+        ...
+
+    def export_optimizer(self) -> Weights:
+        """Return a copy of the velocities, named and laid out as the weights."""
+        ...
+
+    def import_optimizer(self, velocities: Weights) -> None:
+        """Replace the velocities."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished; nothing to do on a CPU."""
+        ...
+
+
+class Adapter(Protocol):
+    """A framework: builds classifiers and describes itself."""
+
+    name: str
+
+    def build(
+        self, spec: ModelSpec, config: TrainConfig, *, device: str, threads: int
+    ) -> Classifier:
+        """Return a network; its weights are undefined until `Classifier.import_weights`.
+
+        ``device`` is auto, cpu or cuda. Raises `FrameworkError` for a device that is not there.
+        """
+        ...
+
+    def environment(self) -> dict[str, Any]:
+        """Return versions, device and BLAS: JSON values only. Call it after `build`."""
+        ...

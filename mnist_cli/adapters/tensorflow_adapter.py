@@ -1,0 +1,253 @@
+"""TensorFlow: a `keras.Model`, trained a chunk of steps at a time inside one `tf.function`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mnist_cli.adapters.base import STEPS_PER_CHUNK
+from mnist_cli.architectures import (
+    IMAGE_SIZE,
+    Activation,
+    Array,
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    MaxPool,
+    Weights,
+    layers,
+    parameter_layers,
+)
+from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import FrameworkError
+
+_PREDICT_BATCH = 1000
+
+
+def _keras_layer(layer: Layer) -> Any:
+    match layer:
+        case Conv():
+            return keras.layers.Conv2D(layer.out_channels, 3, padding="same", name=layer.name)
+        case Dense():
+            return keras.layers.Dense(layer.out_features, name=layer.name)
+        case Activation():
+            return keras.layers.Activation(layer.function)
+        case MaxPool():
+            return keras.layers.MaxPooling2D(2)
+        case Flatten():
+            return keras.layers.Flatten()
+
+
+def build_model(spec: ModelSpec) -> Any:
+    """Return the network as a `keras.Model`, (N, 28, 28, 1) float32 -> (N, 10) logits."""
+    inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 1))
+    hidden = inputs
+    for layer in layers(spec):
+        hidden = _keras_layer(layer)(hidden)
+    return keras.Model(inputs, hidden, name=spec.arch)
+
+
+def to_keras(weight: Array, channels: int | None) -> Array:
+    """Return a canonical weight in Keras' layout; `from_keras` is its inverse.
+
+    Convolutions go from (out, in, h, w) to (h, w, in, out), dense layers from (out, in) to
+    (in, out). ``channels`` is given for a dense layer fed by flattened feature maps: Keras
+    flattens row, column, channel where the canonical order is channel, row, column.
+    """
+    if weight.ndim == 4:
+        weight = weight.transpose(2, 3, 1, 0)
+    elif weight.ndim == 2 and channels:
+        side = int((weight.shape[1] // channels) ** 0.5)
+        maps = weight.reshape(-1, channels, side, side)  # (out, c, h, w)
+        weight = maps.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])  # (h * w * c, out)
+    elif weight.ndim == 2:
+        weight = weight.T
+    return np.ascontiguousarray(weight)
+
+
+def from_keras(weight: Array, channels: int | None) -> Array:
+    """Return a Keras weight in the canonical layout, C-contiguous; see `to_keras`."""
+    if weight.ndim == 4:
+        weight = weight.transpose(3, 2, 0, 1)
+    elif weight.ndim == 2 and channels:
+        side = int((weight.shape[0] // channels) ** 0.5)
+        maps = weight.reshape(side, side, channels, -1)  # (h, w, c, out)
+        weight = maps.transpose(3, 2, 0, 1).reshape(maps.shape[-1], -1)  # (out, c * h * w)
+    elif weight.ndim == 2:
+        weight = weight.T
+    return np.array(weight, dtype=np.float32, order="C")
+
+
+class TensorFlowClassifier:
+    """`base.Classifier` in TensorFlow; Keras holds the weights, this class the velocities.
+
+    Keras' own SGD folds the learning rate into the velocity, which under a schedule is another
+    optimiser than the contract's: the update is written out here.
+    """
+
+    def __init__(self, spec: ModelSpec, config: TrainConfig) -> None:
+        self.batch_size = config.batch_size
+        self.model = build_model(spec)
+        self.channels = _flattened_channels(spec)
+        # name -> variable, e.g. conv1.weight -> conv1/kernel
+        self.variables = {
+            f"{layer.name}.{kind}": variable
+            for layer in parameter_layers(spec)
+            for kind, variable in zip(
+                ("weight", "bias"),
+                self.model.get_layer(layer.name).trainable_variables,
+                strict=True,
+            )
+        }
+        self.velocities = {
+            name: tf.Variable(tf.zeros(variable.shape)) for name, variable in self.variables.items()
+        }
+        self._resident: tuple[Array, Any] | None = None
+        self._train_chunk = self._compile_chunk(config)
+        self._predict = tf.function(
+            lambda images: self.model(images, training=False),
+            input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.float32)],
+        )
+
+    def _kernel_and_bias(self, layer: str) -> Iterator[tuple[str, Any]]:
+        variables = self.model.get_layer(layer).trainable_variables
+        return zip(("weight", "bias"), variables, strict=True)
+
+    def _compile_chunk(self, config: TrainConfig) -> Any:
+        """Return a compiled (images, labels, order (n, batch), learning_rates (n,)) -> losses."""
+
+        def step(images: Any, labels: Any, learning_rate: Any) -> Any:
+            with tf.GradientTape() as tape:
+                logits = self.model(images, training=True)
+                loss = tf.reduce_mean(
+                    tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+                )
+            gradients = tape.gradient(loss, list(self.variables.values()))
+            for (name, weight), gradient in zip(self.variables.items(), gradients, strict=True):
+                if name.endswith(".weight"):
+                    gradient = gradient + config.weight_decay * weight
+                velocity = config.momentum * self.velocities[name] + gradient
+                self.velocities[name].assign(velocity)
+                weight.assign_sub(learning_rate * (gradient + config.momentum * velocity))
+            return loss
+
+        # One graph for a whole chunk: calling Python once a step costs an MLP more than the step.
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # no types in TensorFlow
+        def chunk(images: Any, labels: Any, order: Any, learning_rates: Any) -> Any:
+            steps = tf.shape(learning_rates)[0]
+            losses = tf.TensorArray(tf.float32, steps)
+            for index in tf.range(steps):
+                batch = order[index]
+                loss = step(
+                    tf.gather(images, batch), tf.gather(labels, batch), learning_rates[index]
+                )
+                losses = losses.write(index, loss)
+            return losses.stack()
+
+        return chunk
+
+    def train_epoch(
+        self, images: Array, labels: Array, *, order: Array, learning_rates: Array
+    ) -> Iterator[Array]:
+        """See `base.Classifier.train_epoch`."""
+        inputs, targets = self._on_device(images), tf.constant(labels)
+        batches = order.reshape(-1, self.batch_size)
+        for start in range(0, len(learning_rates), STEPS_PER_CHUNK):
+            steps = slice(start, start + STEPS_PER_CHUNK)
+            losses = self._train_chunk(
+                inputs, targets, tf.constant(batches[steps]), tf.constant(learning_rates[steps])
+            )
+            yield losses.numpy()
+
+    def _on_device(self, images: Array) -> Any:
+        """Return images as (N, 28, 28, 1) on the device, moved there once per run."""
+        if self._resident is None or self._resident[0] is not images:
+            self._resident = (images, tf.constant(images[..., np.newaxis]))
+        return self._resident[1]
+
+    def predict_logits(self, images: Array) -> Array:
+        """See `base.Classifier.predict_logits`."""
+        logits = np.empty((len(images), 10), dtype=np.float32)
+        for start in range(0, len(images), _PREDICT_BATCH):
+            batch = slice(start, start + _PREDICT_BATCH)
+            logits[batch] = self._predict(tf.constant(images[batch, ..., np.newaxis])).numpy()
+        return logits
+
+    def export_weights(self) -> Weights:
+        """See `base.Classifier.export_weights`."""
+        return self._export(self.variables)
+
+    def import_weights(self, weights: Weights) -> None:
+        """See `base.Classifier.import_weights`."""
+        self._import(self.variables, weights)
+
+    def export_optimizer(self) -> Weights:
+        """See `base.Classifier.export_optimizer`."""
+        return self._export(self.velocities)
+
+    def import_optimizer(self, velocities: Weights) -> None:
+        """See `base.Classifier.import_optimizer`."""
+        self._import(self.velocities, velocities)
+
+    def _export(self, variables: dict[str, Any]) -> Weights:
+        return {
+            name: from_keras(variable.numpy(), self._channels_into(name))
+            for name, variable in variables.items()
+        }
+
+    def _import(self, variables: dict[str, Any], weights: Weights) -> None:
+        for name, variable in variables.items():
+            variable.assign(to_keras(weights[name], self._channels_into(name)))
+
+    def _channels_into(self, name: str) -> int | None:
+        return self.channels.get(name.partition(".")[0])
+
+    def synchronize(self) -> None:
+        """See `base.Classifier.synchronize`; reading a chunk's losses has already waited."""
+
+
+def _flattened_channels(spec: ModelSpec) -> dict[str, int]:
+    """Return, for each dense layer fed by flattened feature maps, how many maps there are."""
+    convolutions = [layer for layer in parameter_layers(spec) if isinstance(layer, Conv)]
+    dense = [layer for layer in parameter_layers(spec) if isinstance(layer, Dense)]
+    return {dense[0].name: convolutions[-1].out_channels} if convolutions else {}
+
+
+class TensorFlowAdapter:
+    """TensorFlow as one of the frameworks."""
+
+    name = "tensorflow"
+
+    def build(
+        self, spec: ModelSpec, config: TrainConfig, *, device: str, threads: int
+    ) -> TensorFlowClassifier:
+        """See `base.Adapter.build`. The first build in a process decides threads and device."""
+        gpus = tf.config.list_physical_devices("GPU")
+        if device == "cuda" and not gpus:
+            raise FrameworkError(
+                "TensorFlow sees no CUDA device. Use --device cpu, or install tensorflow[and-cuda]."
+            )
+        if device == "cpu":
+            tf.config.set_visible_devices([], "GPU")
+        self._device = "cpu" if device == "cpu" or not gpus else gpus[0].name
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        return TensorFlowClassifier(spec, config)
+
+    def environment(self) -> dict[str, Any]:
+        """See `base.Adapter.environment`."""
+        return {
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "device": self._device,
+            "blas": "oneDNN, Eigen" if self._device == "cpu" else "cuDNN",
+            "framework_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        }
+
+
+adapter = TensorFlowAdapter()

@@ -1,0 +1,186 @@
+"""PyTorch: an `nn.Module`, channels last, one fused SGD step per batch."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mnist_cli.adapters.base import STEPS_PER_CHUNK
+from mnist_cli.architectures import (
+    Activation,
+    Array,
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    MaxPool,
+    Weights,
+    layers,
+)
+from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import FrameworkError
+
+_PREDICT_BATCH = 1000
+
+
+def _module(layer: Layer) -> nn.Module:
+    match layer:
+        case Conv():
+            return nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding="same")
+        case Dense():
+            return nn.Linear(layer.in_features, layer.out_features)
+        case Activation():
+            return nn.ReLU() if layer.function == "relu" else nn.Sigmoid()
+        case MaxPool():
+            return nn.MaxPool2d(2)
+        case Flatten():
+            return nn.Flatten()
+
+
+def build_module(spec: ModelSpec) -> nn.Sequential:
+    """Return the network as (N, 1, 28, 28) float32 -> (N, 10) logits, weights named canonically."""
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, layer in enumerate(layers(spec)):
+        modules[getattr(layer, "name", f"{type(layer).__name__.lower()}{index}")] = _module(layer)
+    return nn.Sequential(modules)
+
+
+class TorchClassifier:
+    """`base.Classifier` in PyTorch; its parameters carry the canonical names and layouts as is."""
+
+    def __init__(self, spec: ModelSpec, config: TrainConfig, device: torch.device) -> None:
+        self.batch_size = config.batch_size
+        self.device = device
+        # Channels last is what oneDNN and cuDNN convolve without reordering.
+        self.module = build_module(spec).to(memory_format=torch.channels_last).to(device)
+        parameters = list(self.module.named_parameters())
+        weights = [parameter for name, parameter in parameters if name.endswith(".weight")]
+        biases = [parameter for name, parameter in parameters if name.endswith(".bias")]
+        groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0}]
+        self.optimizer = torch.optim.SGD(
+            groups,
+            lr=0.0,  # set at every step
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self._resident: tuple[Array, Tensor] | None = None
+
+    def train_epoch(
+        self, images: Array, labels: Array, *, order: Array, learning_rates: Array
+    ) -> Iterator[Array]:
+        """See `base.Classifier.train_epoch`."""
+        inputs = self._on_device(images)
+        targets = torch.from_numpy(labels).to(self.device)
+        batches = torch.from_numpy(order).to(self.device).view(-1, self.batch_size)
+        self.module.train()
+        losses: list[Tensor] = []
+        for step, learning_rate in enumerate(learning_rates.tolist()):
+            losses.append(self._step(inputs[batches[step]], targets[batches[step]], learning_rate))
+            if len(losses) == STEPS_PER_CHUNK or step == len(learning_rates) - 1:
+                yield torch.stack(losses).cpu().numpy()
+                losses = []
+
+    def _step(self, inputs: Tensor, targets: Tensor, learning_rate: float) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss = functional.cross_entropy(self.module(inputs), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.optimizer.step()
+        return loss.detach()
+
+    def _on_device(self, images: Array) -> Tensor:
+        """Return images as (N, 1, 28, 28) on the device, moved there once per run."""
+        if self._resident is None or self._resident[0] is not images:
+            self._resident = (images, torch.from_numpy(images).unsqueeze(1).to(self.device))
+        return self._resident[1]
+
+    @torch.inference_mode()
+    def predict_logits(self, images: Array) -> Array:
+        """See `base.Classifier.predict_logits`."""
+        self.module.eval()
+        logits = np.empty((len(images), 10), dtype=np.float32)
+        for start in range(0, len(images), _PREDICT_BATCH):
+            inputs = torch.from_numpy(images[start : start + _PREDICT_BATCH]).unsqueeze(1)
+            logits[start : start + _PREDICT_BATCH] = self.module(inputs.to(self.device)).cpu()
+        return logits
+
+    def export_weights(self) -> Weights:
+        """See `base.Classifier.export_weights`."""
+        return {name: _to_numpy(tensor) for name, tensor in self.module.named_parameters()}
+
+    def import_weights(self, weights: Weights) -> None:
+        """See `base.Classifier.import_weights`."""
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(torch.from_numpy(weights[name]))
+
+    def export_optimizer(self) -> Weights:
+        """See `base.Classifier.export_optimizer`."""
+        return {
+            name: _to_numpy(self.optimizer.state[parameter].get("momentum_buffer", 0 * parameter))
+            for name, parameter in self.module.named_parameters()
+        }
+
+    def import_optimizer(self, velocities: Weights) -> None:
+        """See `base.Classifier.import_optimizer`."""
+        for name, parameter in self.module.named_parameters():
+            buffer = torch.empty_like(parameter, requires_grad=False)  # keeps the memory format
+            self.optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(
+                torch.from_numpy(velocities[name])
+            )
+
+    def synchronize(self) -> None:
+        """See `base.Classifier.synchronize`."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _to_numpy(tensor: Tensor) -> Array:
+    # Channels-last weights are strided: copy them to the canonical C order.
+    return np.array(tensor.detach().cpu().numpy(), order="C")
+
+
+class TorchAdapter:
+    """PyTorch as one of the frameworks."""
+
+    name = "torch"
+
+    def build(
+        self, spec: ModelSpec, config: TrainConfig, *, device: str, threads: int
+    ) -> TorchClassifier:
+        """See `base.Adapter.build`."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise FrameworkError(
+                "PyTorch sees no CUDA device. Use --device cpu, or install a CUDA build and driver."
+            )
+        torch.set_num_threads(threads)
+        self._device = torch.device(device)
+        return TorchClassifier(spec, config, self._device)
+
+    def environment(self) -> dict[str, Any]:
+        """See `base.Adapter.environment`."""
+        on_gpu = self._device.type == "cuda"
+        return {
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name(self._device) if on_gpu else "cpu",
+            "blas": ", ".join(
+                name
+                for name in ("cudnn", "mkl", "mkldnn", "openmp")
+                if getattr(torch.backends, name).is_available()
+            ),
+            "framework_threads": torch.get_num_threads(),
+        }
+
+
+adapter = TorchAdapter()

@@ -1,0 +1,165 @@
+"""Portable models: one safetensors file, written by any framework and read by any.
+
+Tensors carry the canonical names and layouts of `architectures`; while a training is unfinished
+the file also holds the optimiser's velocities, so that it can be resumed. All else is JSON in the
+metadata. No pickle is ever read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from mnist_cli.architectures import Weights, require_weights
+from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import CheckpointError, MnistError
+from mnist_cli.recipe import PIXEL_MEAN, PIXEL_STD
+from mnist_cli.records import EpochRecord, replacing
+
+FORMAT = "mnist-checkpoint"
+FORMAT_VERSION = 1
+_VELOCITY = "velocity."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with the story of its training.
+
+    ``velocities`` is empty once training has finished. ``versions`` names the programs that made
+    the model. Pixels are normalised as (pixel / 255 - ``pixel_mean``) / ``pixel_std``.
+    """
+
+    spec: ModelSpec
+    config: TrainConfig
+    framework: str
+    dataset: str
+    dataset_sha256: str
+    train_images: int
+    history: tuple[EpochRecord, ...]
+    weights: Weights
+    velocities: Weights = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    pixel_mean: float = PIXEL_MEAN
+    pixel_std: float = PIXEL_STD
+
+    def settings(self) -> dict[str, Any]:
+        """Return what must be equal for a training to be resumed."""
+        return {
+            "framework": self.framework,
+            **asdict(self.spec),
+            **asdict(self.config),
+            "dataset_sha256": self.dataset_sha256,
+            "train_images": self.train_images,
+        }
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint through a temporary file. Raises `OutputError`."""
+    # safetensors writes a strided array's memory as if it were contiguous, so wrong values.
+    tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.weights.items()}
+    tensors |= {
+        _VELOCITY + name: np.ascontiguousarray(array)
+        for name, array in checkpoint.velocities.items()
+    }
+    last = checkpoint.history[-1]
+    details = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "arch": checkpoint.spec.arch,
+        "activation": checkpoint.spec.activation,
+        "framework": checkpoint.framework,
+        "seed": checkpoint.config.seed,
+        "epochs_completed": last.epoch,
+        "validation_accuracy": last.validation_accuracy,
+        "test_accuracy": last.test_accuracy,
+        "dataset": checkpoint.dataset,
+        "dataset_sha256": checkpoint.dataset_sha256,
+        "train_images": checkpoint.train_images,
+        "normalization": {"mean": checkpoint.pixel_mean, "std": checkpoint.pixel_std},
+        "recipe": asdict(checkpoint.config),
+        "history": [asdict(row) for row in checkpoint.history],
+        "versions": checkpoint.versions,
+    }
+    # Metadata values must be strings: each is a JSON value of its own.
+    metadata = {name: json.dumps(value) for name, value in details.items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises `CheckpointError` for a file that is missing, damaged, not a checkpoint of this
+    program, of a newer format, or whose weights do not fit its architecture.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"No model at {path}. Give a .safetensors file, or make one with 'mnist train'."
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}). "
+            "It may be cut short or of another kind: copy it again, or train it anew."
+        ) from error
+    details = _details(path, metadata)
+    try:
+        checkpoint = Checkpoint(
+            spec=ModelSpec(details["arch"], details["activation"]),
+            config=TrainConfig(**details["recipe"]),
+            framework=details["framework"],
+            dataset=details["dataset"],
+            dataset_sha256=details["dataset_sha256"],
+            train_images=details["train_images"],
+            history=tuple(EpochRecord(**row) for row in details["history"]),
+            weights={n: t for n, t in tensors.items() if not n.startswith(_VELOCITY)},
+            velocities={
+                n.removeprefix(_VELOCITY): t for n, t in tensors.items() if n.startswith(_VELOCITY)
+            },
+            versions=details["versions"],
+            pixel_mean=float(details["normalization"]["mean"]),
+            pixel_std=float(details["normalization"]["std"]),
+        )
+        require_weights(checkpoint.spec, checkpoint.weights)
+        if checkpoint.velocities:
+            require_weights(checkpoint.spec, checkpoint.velocities)
+    except (KeyError, TypeError, ValueError, MnistError) as error:
+        raise CheckpointError(
+            f"{path} is a damaged checkpoint ({error}). Copy it again, or train it anew."
+        ) from error
+    for name, array in tensors.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise CheckpointError(
+                f"{path} is a damaged checkpoint: {name} should hold finite float32 numbers. "
+                "Copy it again, or train it anew."
+            )
+    return checkpoint
+
+
+def _details(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """Return the decoded metadata, checked for format and version."""
+    try:
+        details = {name: json.loads(value) for name, value in metadata.items()}
+    except ValueError:
+        details = {}
+    if details.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not a checkpoint of this program "
+            f"(no format '{FORMAT}' in its metadata). Give one that 'mnist train' wrote."
+        )
+    version = details.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint format {version}; this program reads {FORMAT_VERSION}. "
+            "Upgrade mnist-cli, or train the model anew."
+        )
+    return details

@@ -1,0 +1,334 @@
+"""The command line: parse, call, show, exit code. No maths; nothing heavy until it is needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mnist_cli import __version__
+from mnist_cli.config import ARCHITECTURES, DEVICES, ModelSpec, TrainConfig, require_choice
+from mnist_cli.errors import MnistError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(
+    name="mnist",
+    help="Train, evaluate and compare digit classifiers in PyTorch, TensorFlow and NumPy.",
+    epilog="Add --debug to any command to see what lies behind an error.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_DEFAULTS = TrainConfig()
+
+Framework = Annotated[str, typer.Option(help="numpy, tensorflow or torch.")]
+Frameworks = Annotated[
+    list[str] | None, typer.Option("--framework", help="Repeatable; default: all of them.")
+]
+Archs = Annotated[list[str] | None, typer.Option("--arch", help="cnn or mlp; default: both.")]
+Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
+BatchSize = Annotated[int, typer.Option(help="Images a step.")]
+LearningRate = Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")]
+Seed = Annotated[int, typer.Option(help="Decides weights, split and batch order.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Processor threads.", show_default="all available cores")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+TargetAccuracy = Annotated[
+    float | None,
+    typer.Option(help="Stop at the first epoch whose validation accuracy (0-1) reaches this."),
+]
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        help="mnist, fashion-mnist, kmnist, a folder of IDX files, or an .npz file.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Train on this many images only: a quick try.")]
+ResultsDir = Annotated[Path, typer.Option(help="Where models, records and charts go.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mnist {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Train, evaluate and compare digit classifiers in PyTorch, TensorFlow and NumPy."""
+
+
+@app.command()
+def train(
+    framework: Framework = "torch",
+    arch: Annotated[str, typer.Option(help="cnn or mlp.")] = "cnn",
+    activation: Annotated[str, typer.Option(help="The MLP's: relu or sigmoid.")] = "relu",
+    epochs: Epochs = _DEFAULTS.epochs,
+    batch_size: BatchSize = _DEFAULTS.batch_size,
+    learning_rate: LearningRate = _DEFAULTS.learning_rate,
+    seed: Seed = _DEFAULTS.seed,
+    threads: Threads = None,
+    device: Device = "auto",
+    target_accuracy: TargetAccuracy = None,
+    dataset: DatasetName = "mnist",
+    limit: Limit = None,
+    results_dir: ResultsDir = Path("results"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one network and save its model, record and chart."""
+    from mnist_cli import charts, console, worker
+    from mnist_cli.records import RunRecord, require_writable, write_json
+
+    name = f"{_framework(framework)}-{arch}"
+    job = worker.TrainJob(
+        framework=framework,
+        spec=ModelSpec(arch, activation),
+        config=TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            target_accuracy=target_accuracy,
+        ),
+        threads=_threads(threads),
+        dataset=dataset,
+        limit=limit,
+        device=_device(device),
+        checkpoint=str(results_dir / "models" / f"{name}.safetensors"),
+        resume=resume,
+    )
+    require_writable(results_dir)
+    with console.TrainingProgress([arch]) as progress:
+        progress.start_run(f"{framework} {arch}")
+        result = worker.run(job, progress.on_event)
+    record = RunRecord.from_json(result)
+    write_json(results_dir / f"{name}_training.json", result)
+    chart = results_dir / f"{name}_training.png"
+    charts.training_chart(record, chart)
+    if as_json:
+        _print_json(result)
+    else:
+        console.stdout().print(console.history_table(record))
+        _say_written(record.checkpoint, chart)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A .safetensors file, or a name such as torch-cnn.")],
+    framework: Annotated[
+        str | None,
+        typer.Option(help="Which framework reads it.", show_default="the one that wrote it"),
+    ] = None,
+    dataset: DatasetName = "mnist",
+    threads: Threads = None,
+    device: Device = "auto",
+    results_dir: ResultsDir = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Test a saved model, in any framework, and draw where it errs."""
+    from mnist_cli import charts, checkpoint, console, worker
+    from mnist_cli.data.dataset import load_dataset
+    from mnist_cli.records import require_writable
+
+    path = Path(model)
+    if not path.exists() and path.suffix == "":
+        path = results_dir / "models" / f"{model}.safetensors"
+    job = worker.EvaluateJob(
+        framework=_framework(framework or checkpoint.load(path).framework),
+        checkpoint=str(path),
+        threads=_threads(threads),
+        dataset=dataset,
+        device=_device(device),
+    )
+    require_writable(results_dir)
+    with console.stderr().status(f"{job.framework} reads {path}"):
+        result = worker.run(job, lambda _: None)
+        predictions, confidences = result.pop("predictions"), result.pop("confidences")
+        confusion = results_dir / f"{path.stem}_confusion.png"
+        samples = results_dir / f"{path.stem}_predictions.png"
+        title = f"{path.stem} on {result['dataset']}"
+        test = load_dataset(dataset)
+        charts.confusion_chart(result["confusion_matrix"], confusion, title=title)
+        charts.predictions_chart(
+            test.test_images, test.test_labels, predictions, confidences, samples, title=title
+        )
+    if as_json:
+        _print_json(result)
+    else:
+        console.stdout().print(console.evaluation_table(result))
+        _say_written(confusion, samples)
+
+
+@app.command()
+def compare(
+    framework: Frameworks = None,
+    arch: Archs = None,
+    epochs: Epochs = _DEFAULTS.epochs,
+    runs: Annotated[int, typer.Option(help="Repeats, with seeds seed, seed+1, ...")] = 1,
+    batch_size: BatchSize = _DEFAULTS.batch_size,
+    learning_rate: LearningRate = _DEFAULTS.learning_rate,
+    seed: Seed = _DEFAULTS.seed,
+    threads: Threads = None,
+    device: Device = "auto",
+    target_accuracy: TargetAccuracy = None,
+    dataset: DatasetName = "mnist",
+    limit: Limit = None,
+    results_dir: ResultsDir = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Train both networks in every framework under equal conditions, and compare."""
+    from mnist_cli import adapters, charts, console, experiments, worker
+    from mnist_cli.records import RunRecord, require_writable
+
+    if not 1 <= runs <= 1000:
+        raise UsageError(f"runs must be from 1 to 1000, not {runs}.")
+    frameworks = [_framework(name) for name in _distinct(framework or adapters.names())]
+    archs = _distinct(arch or ARCHITECTURES)
+    template = worker.TrainJob(
+        framework=frameworks[0],
+        spec=ModelSpec(archs[0]),
+        config=TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            target_accuracy=target_accuracy,
+        ),
+        threads=_threads(threads),
+        dataset=dataset,
+        limit=limit,
+        device=_device(device),
+    )
+    jobs = experiments.plan(
+        template, frameworks=frameworks, archs=archs, runs=runs, models=results_dir / "models"
+    )
+    require_writable(results_dir)
+    path = results_dir / "comparison_results.json"
+    with console.TrainingProgress([job.spec.arch for job in jobs]) as progress:
+        document = experiments.compare(jobs, path=path, observer=progress)
+    chart = results_dir / "comparison_results.png"
+    if document["runs"]:
+        records = [RunRecord.from_json(run) for run in document["runs"]]
+        charts.comparison_chart(records, chart, failures=document["failures"])
+    if as_json:
+        _print_json(document)
+    else:
+        console.stdout().print(console.comparison_table(document))
+        for failure in document["failures"]:
+            _say(f"failed {failure['framework']} {failure['arch']}: {failure['error']}")
+        _say_written(path, *([chart] if document["runs"] else []))
+    if document["failures"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(as_json: AsJson = False) -> None:
+    """Show versions, devices, threads and data."""
+    from mnist_cli import adapters, console
+    from mnist_cli.data.dataset import DATASETS
+    from mnist_cli.records import describe_machine, version_of
+
+    packages = ("numpy", "torch", "tensorflow", "keras", "scikit-learn", "matplotlib")
+    document = {
+        **describe_machine(),
+        "threads": _threads(None),
+        "frameworks": list(adapters.names()),
+        "versions": {name: version_of(name) for name in packages},
+        "datasets": list(DATASETS),
+    }
+    if as_json:
+        _print_json(document)
+    else:
+        console.stdout().print(console.info_table(document))
+
+
+def main() -> None:
+    """Run the command line; every expected error ends in one line and its exit code."""
+    arguments = sys.argv[1:] or ["--help"]
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        code = app(arguments, prog_name="mnist", standalone_mode=False)
+    except MnistError as error:
+        code = _fail(str(error), error.exit_code)
+        if debug:
+            _say(error.details)
+            raise
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "mnist"
+        code = _fail(f"{error.format_message()} See '{command} --help'.", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("Interrupted. What was finished is kept; see --resume.", 130)
+    except Exception as error:
+        if debug:
+            raise
+        code = _fail(
+            f"This is a defect of the program, not of your command: {type(error).__name__}: "
+            f"{error}. Run it again with --debug and report what it prints.",
+            1,
+        )
+    sys.exit(code)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    _say("Error: " + " ".join(message.split()))
+    return exit_code
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _say_written(*paths: Path | str | None) -> None:
+    for path in paths:
+        if path is not None:
+            _say(f"written: {path}")
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=1))
+
+
+def _framework(name: str) -> str:
+    """Return ``name`` if there is such a framework; importing none."""
+    from mnist_cli import adapters
+
+    require_choice("framework", name, adapters.names())
+    return name
+
+
+def _device(name: str) -> str:
+    require_choice("device", name, DEVICES)
+    return name
+
+
+def _threads(threads: int | None) -> int:
+    """Return the number of threads to use: as asked, else every available core."""
+    from mnist_cli.records import available_cores
+
+    if threads is None:
+        return available_cores()
+    if not 1 <= threads <= 1024:
+        raise UsageError(f"threads must be from 1 to 1024, not {threads}.")
+    return threads
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return ``names`` without repeats, in order: a run of each is wanted once."""
+    return list(dict.fromkeys(names))

@@ -1,0 +1,82 @@
+"""What to train and how: frozen, validated once, the same for every framework."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mnist_cli.errors import UsageError
+
+ARCHITECTURES = ("cnn", "mlp")
+ACTIVATIONS = ("relu", "sigmoid")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise `UsageError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise UsageError(f"Unknown {what} '{value}'. Choose from {', '.join(choices)}.")
+
+
+def _require(condition: bool, what: str, expected: str, value: object) -> None:
+    if not condition:
+        raise UsageError(f"{what} must be {expected}, not {value}.")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network: ``arch`` is ``cnn`` or ``mlp``; ``activation`` is that of the MLP's hidden layer.
+
+    Raises `UsageError` for an unknown name, or for a CNN with another activation than ReLU.
+    """
+
+    arch: str
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        require_choice("architecture", self.arch, ARCHITECTURES)
+        require_choice("activation", self.activation, ACTIVATIONS)
+        if self.arch == "cnn" and self.activation != "relu":
+            raise UsageError(
+                f"The cnn always uses relu, not {self.activation}. "
+                "Leave --activation out, or choose --arch mlp."
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe of one run, in full: two runs with equal configs take the same steps.
+
+    ``learning_rate`` is the peak of a one-cycle schedule that rises over the first
+    ``warmup_fraction`` of all steps. ``target_accuracy`` (0-1), if given, ends training at the
+    first validation check that reaches it. Raises `UsageError` for a number out of range.
+    """
+
+    epochs: int = 5
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_fraction: float = 0.3
+    seed: int = 0
+    target_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.epochs <= 10_000, "epochs", "from 1 to 10000", self.epochs)
+        _require(1 <= self.batch_size <= 65_536, "batch size", "from 1 to 65536", self.batch_size)
+        _require(
+            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            "learning rate",
+            "a number above 0",
+            self.learning_rate,
+        )
+        _require(0 <= self.momentum < 1, "momentum", "from 0 to below 1", self.momentum)
+        _require(0 <= self.weight_decay < 1, "weight decay", "from 0 to below 1", self.weight_decay)
+        _require(0 < self.warmup_fraction < 1, "warmup fraction", "in (0, 1)", self.warmup_fraction)
+        _require(0 <= self.seed < 2**32, "seed", "from 0 to 4294967295", self.seed)
+        _require(
+            self.target_accuracy is None or 0 < self.target_accuracy <= 1,
+            "target accuracy",
+            "above 0 and at most 1 (0.99 is 99%)",
+            self.target_accuracy,
+        )

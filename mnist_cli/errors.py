@@ -1,0 +1,41 @@
+"""The errors a user can meet. Each message says what was expected, what came, and what to do.
+
+The command line prints the message in one line and exits with ``exit_code``; anything that is
+not a `MnistError` is a defect of this program.
+"""
+
+
+class MnistError(Exception):
+    """Base of all expected errors: the run failed (exit code 1).
+
+    ``details`` is what a failed process printed; ``--debug`` shows it.
+    """
+
+    exit_code = 1
+    details = ""
+
+
+class UsageError(MnistError):
+    """The command was given a name or number it does not take (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(MnistError):
+    """A dataset is missing, damaged, or not what its header says."""
+
+
+class CheckpointError(MnistError):
+    """A model file is damaged, foreign, newer than this program, or of another network."""
+
+
+class FrameworkError(MnistError):
+    """A framework is not installed, cannot use the asked device, or failed in its process."""
+
+
+class DivergedError(MnistError):
+    """The training loss stopped being a number."""
+
+
+class OutputError(MnistError):
+    """A result could not be written."""

@@ -1,0 +1,82 @@
+"""Logits to figures: loss and accuracy for every epoch, and the full report of `mnist evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mnist_cli.architectures import CLASSES, Array
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's report on a test set; rows of ``confusion_matrix`` are the true digits."""
+
+    framework: str
+    checkpoint: str
+    dataset: str
+    images: int
+    accuracy: float
+    loss: float
+    confusion_matrix: list[list[int]]
+    per_class: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return asdict(self)
+
+
+def cross_entropy(logits: Array, labels: Array) -> float:
+    """Return the mean softmax cross-entropy: log(sum(exp(logits))) - logits[label].
+
+    logits: (N, 10) float32; labels: (N,) integers.
+    """
+    # logaddexp keeps the exponentials in range: exp overflows float32 above 88.
+    log_sums = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    return float(np.mean(log_sums - logits[np.arange(len(labels)), labels]))
+
+
+def accuracy(logits: Array, labels: Array) -> float:
+    """Return the share of images, 0-1, whose largest logit (N, 10) is at their label (N,)."""
+    return float(np.mean(logits.argmax(axis=1) == labels))
+
+
+def probabilities(logits: Array) -> Array:
+    """Return softmax(logits) (N, 10), float64; rows sum to 1."""
+    # Subtract the row maximum: exp overflows float32 above 88.
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def report(
+    logits: Array, labels: Array, *, framework: str, checkpoint: str, dataset: str
+) -> Evaluation:
+    """Return the full report of logits (N, 10) against labels (N,), with scikit-learn's metrics."""
+    from sklearn import metrics
+
+    digits = list(range(CLASSES))
+    predictions = logits.argmax(axis=1)
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        labels, predictions, labels=digits, zero_division=0
+    )
+    return Evaluation(
+        framework=framework,
+        checkpoint=checkpoint,
+        dataset=dataset,
+        images=len(labels),
+        accuracy=accuracy(logits, labels),
+        loss=cross_entropy(logits, labels),
+        confusion_matrix=metrics.confusion_matrix(labels, predictions, labels=digits).tolist(),
+        per_class=[
+            {
+                "digit": digit,
+                "precision": float(precision[digit]),
+                "recall": float(recall[digit]),
+                "f1": float(f1[digit]),
+                "support": int(support[digit]),
+            }
+            for digit in digits
+        ],
+    )

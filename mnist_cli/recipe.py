@@ -1,0 +1,67 @@
+"""The controlled recipe: everything random or scheduled, worked out once for every framework.
+
+A run is a function of its seed. Each use of randomness draws from a stream of its own, so that
+one can change without moving the others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mnist_cli.architectures import Array, Weights, initial_weights
+from mnist_cli.config import ModelSpec, TrainConfig
+
+# MNIST's own training mean and standard deviation on a 0-1 scale. A constant affine map: any
+# 28x28 dataset trains under it, and a checkpoint records it.
+PIXEL_MEAN = 0.1307
+PIXEL_STD = 0.3081
+
+_STREAMS = {"weights": 0, "split": 1, "order": 2, "warmup": 3}
+
+
+def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
+    """Return the generator for one ``purpose`` (weights, split, order, warmup) of a run."""
+    return np.random.default_rng((seed, _STREAMS[purpose], index))
+
+
+def normalize(images: Array, *, mean: float = PIXEL_MEAN, std: float = PIXEL_STD) -> Array:
+    """Return images (N, 28, 28), uint8 0-255, as float32 (pixel / 255 - mean) / std."""
+    scaled = images.astype(np.float32)
+    scaled *= np.float32(1 / (255 * std))
+    scaled -= np.float32(mean / std)
+    return scaled
+
+
+def starting_weights(spec: ModelSpec, seed: int) -> Weights:
+    """Return the canonical weights that a run with this seed starts from, in any framework."""
+    return initial_weights(spec, stream(seed, "weights"))
+
+
+def epoch_order(config: TrainConfig, *, epoch: int, count: int) -> Array:
+    """Return the training indices of one epoch, int64, a whole number of batches.
+
+    A seeded permutation of ``range(count)``; what is left over from the last whole batch (other
+    images each epoch) is left out, so that every step has the same shape in every framework.
+    """
+    order = stream(config.seed, "order", epoch).permutation(count)
+    return order[: steps_per_epoch(config, count) * config.batch_size]
+
+
+def steps_per_epoch(config: TrainConfig, count: int) -> int:
+    """Return the number of whole batches in ``count`` images."""
+    return count // config.batch_size
+
+
+def learning_rates(config: TrainConfig, total_steps: int) -> Array:
+    """Return the learning rate of every step of the run, (total_steps,), float32.
+
+    One cycle (Smith and Topin, 2017, arXiv:1708.07120): linear from near 0 to the peak over the
+    first ``warmup_fraction`` of the steps, then half a cosine down to 0.
+    """
+    warmup_steps = max(1, round(config.warmup_fraction * total_steps))
+    step = np.arange(total_steps)
+    rising = (step + 1) / warmup_steps
+    falling = (1 + np.cos(np.pi * (step - warmup_steps + 1) / (total_steps - warmup_steps + 1))) / 2
+    return (config.learning_rate * np.where(step < warmup_steps, rising, falling)).astype(
+        np.float32
+    )

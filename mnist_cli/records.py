@@ -1,0 +1,213 @@
+"""What a run leaves behind: plain, JSON-ready records, and the one way to write a file.
+
+Charts and tables read records and nothing else, so they can be drawn again without training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mnist_cli.errors import OutputError
+
+SCHEMA_VERSION = 1
+ACCURACY_MARKS = (0.98, 0.99)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch. Losses are means per image; accuracies are 0-1.
+
+    ``train_seconds`` counts from the start of the run's training to the end of this epoch and,
+    as everywhere, leaves evaluation out; ``images_per_second`` is this epoch's own.
+    """
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    train_seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run.
+
+    ``time_to_accuracy`` maps each of `ACCURACY_MARKS` to the training seconds until validation
+    accuracy first reached it, or None. ``peak_rss_mib`` is the peak memory of the run's process.
+    """
+
+    framework: str
+    arch: str
+    activation: str
+    parameters: int
+    dataset: str
+    train_images: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    history: tuple[EpochRecord, ...]
+    test_accuracy: float
+    test_loss: float
+    import_seconds: float
+    warmup_seconds: float
+    train_seconds: float
+    evaluate_seconds: float
+    wall_seconds: float
+    images_per_second: float
+    time_to_accuracy: dict[str, float | None]
+    peak_rss_mib: float
+    checkpoint: str | None
+    environment: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RunRecord:
+        """Return the record that `to_json` made ``values`` of."""
+        history = tuple(EpochRecord(**row) for row in values["history"])
+        return cls(**{**values, "history": history})
+
+
+def time_to_accuracy(history: tuple[EpochRecord, ...]) -> dict[str, float | None]:
+    """Return the training seconds until validation first reached each mark, or None."""
+    return {
+        str(mark): next(
+            (row.train_seconds for row in history if row.validation_accuracy >= mark), None
+        )
+        for mark in ACCURACY_MARKS
+    }
+
+
+def version_of(distribution: str) -> str | None:
+    """Return the installed version of a distribution without importing it, or None."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def available_cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the machine and program: JSON values, no framework imported."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": available_cores(),
+        "memory_gib": _memory_gib(),
+        "gpus": _gpus(),
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "mnist_cli": version_of("mnist-cli"),
+        "git_commit": _git_commit(),
+    }
+
+
+def peak_rss_mib() -> float:
+    """Return this process's peak resident memory in MiB (0 where the system does not tell)."""
+    # Linux keeps getrusage's figure across exec, so a child can inherit its parent's; VmHWM is
+    # the process's own.
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    with suppress(ImportError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1024 / (1024 if platform.system() == "Darwin" else 1)
+    return 0.0
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, and rename it to ``path`` if the block succeeds.
+
+    A reader, or a kill at any moment, sees the old file or the new one, never half of one.
+    Raises `OutputError` if the folder cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. "
+            "Free space or choose a writable folder with --results-dir."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise `OutputError` if ``folder`` cannot be written: before a long run, not after it."""
+    with replacing(folder / ".writable"):
+        pass
+    (folder / ".writable").unlink()
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON document through a temporary file."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _cpu_name() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _gpus() -> list[str]:
+    return _run("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+
+
+def _git_commit() -> str | None:
+    """Return the commit this package runs from, or None when it is installed elsewhere."""
+    folder = Path(__file__).parent
+    tracked = _run("git", "-C", str(folder), "ls-files", "--error-unmatch", "records.py")
+    return _run("git", "-C", str(folder), "rev-parse", "HEAD").strip() or None if tracked else None
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout

@@ -1,0 +1,231 @@
+"""The one epoch loop for every framework: it owns the clock, the history and the checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_cli import checkpoint as checkpoints
+from mnist_cli import recipe
+from mnist_cli.adapters.base import STEPS_PER_CHUNK, Classifier
+from mnist_cli.architectures import CLASSES, Array
+from mnist_cli.checkpoint import Checkpoint
+from mnist_cli.data.dataset import Dataset, Split
+from mnist_cli.errors import CheckpointError, DivergedError, UsageError
+from mnist_cli.evaluation import accuracy, cross_entropy
+from mnist_cli.records import EpochRecord
+
+Emit = Callable[[dict[str, Any]], None]
+
+_WARMUP_STEPS = STEPS_PER_CHUNK + 1  # a whole chunk and a short one, as every epoch has
+_WARMUP_IMAGES = 1000
+_SECONDS_BETWEEN_STEP_EVENTS = 0.1
+
+
+@dataclass(frozen=True)
+class Images:
+    """Normalised float32 images (N, 28, 28) with int64 labels (N,)."""
+
+    images: Array
+    labels: Array
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The three parts of a dataset, ready for a classifier."""
+
+    train: Images
+    validation: Images
+    test: Images
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` leaves: the history, and the seconds spent beside training."""
+
+    history: tuple[EpochRecord, ...]
+    warmup_seconds: float
+    evaluate_seconds: float
+
+
+def prepare(dataset: Dataset, split: Split) -> TrainingData:
+    """Return the normalised parts of a dataset."""
+    return TrainingData(
+        train=Images(recipe.normalize(split.train_images), split.train_labels),
+        validation=Images(recipe.normalize(split.validation_images), split.validation_labels),
+        test=Images(recipe.normalize(dataset.test_images), dataset.test_labels),
+    )
+
+
+def fit(
+    classifier: Classifier,
+    data: TrainingData,
+    start: Checkpoint,
+    *,
+    path: Path | None,
+    emit: Emit,
+) -> Fit:
+    """Train ``classifier`` from ``start`` to the end of its recipe.
+
+    ``start`` holds the recipe, the weights and, when a run is resumed, the velocities and the
+    epochs so far. After each epoch the state is written to ``path``, if given. Training seconds
+    run from an epoch's first step to its last with the device synchronised at both ends; warm-up
+    and evaluation stand outside. Raises `DivergedError` when a loss is not a number; the
+    checkpoint of the epoch before stays.
+    """
+    config = start.config
+    count = len(data.train.labels)
+    steps = recipe.steps_per_epoch(config, count)
+    if steps == 0:
+        raise UsageError(
+            f"batch size must be at most the {count} training images, not {config.batch_size}."
+        )
+    warmup_seconds = _warm_up(classifier, data, start)
+    rates = recipe.learning_rates(config, config.epochs * steps)
+
+    state = start
+    evaluate_seconds = 0.0
+    while not is_finished(state):
+        before = state.history[-1].train_seconds if state.history else 0.0
+        losses, seconds = _train_epoch(classifier, data.train, state, rates=rates, emit=emit)
+        began = time.perf_counter()
+        validation_loss, validation_accuracy = _score(classifier, data.validation)
+        # An epoch's last update shows in none of its losses, but it does here.
+        _require_finite(np.array([validation_loss]), state, step=(len(state.history) + 1) * steps)
+        test_loss, test_accuracy = _score(classifier, data.test)
+        row = EpochRecord(
+            epoch=len(state.history) + 1,
+            train_loss=float(losses.mean(dtype=np.float64)),
+            validation_loss=validation_loss,
+            validation_accuracy=validation_accuracy,
+            test_loss=test_loss,
+            test_accuracy=test_accuracy,
+            train_seconds=before + seconds,
+            images_per_second=steps * config.batch_size / seconds,
+        )
+        state = replace(
+            state,
+            history=(*state.history, row),
+            weights=classifier.export_weights(),
+            velocities=classifier.export_optimizer(),
+        )
+        if path is not None:
+            # A finished model needs no velocities: it is for use, not for resuming.
+            checkpoints.save(path, replace(state, velocities={}) if is_finished(state) else state)
+        evaluate_seconds += time.perf_counter() - began
+        emit({"event": "epoch", "epochs": config.epochs, **asdict(row)})
+    return Fit(state.history, warmup_seconds, evaluate_seconds)
+
+
+def _train_epoch(
+    classifier: Classifier, train: Images, state: Checkpoint, *, rates: Array, emit: Emit
+) -> tuple[Array, float]:
+    """Train the epoch after ``state``; return its losses (steps,) and its seconds."""
+    config = state.config
+    count = len(train.labels)
+    epoch = len(state.history) + 1
+    steps = recipe.steps_per_epoch(config, count)
+    step = first_step = (epoch - 1) * steps
+    order = recipe.epoch_order(config, epoch=epoch, count=count)
+    losses: list[Array] = []
+    emitted_at = 0.0
+
+    classifier.synchronize()
+    began = time.perf_counter()
+    for chunk in classifier.train_epoch(
+        train.images,
+        train.labels,
+        order=order,
+        learning_rates=rates[first_step : first_step + steps],
+    ):
+        _require_finite(chunk, state, step=step + 1)
+        losses.append(chunk)
+        step += len(chunk)
+        seconds = time.perf_counter() - began
+        if seconds - emitted_at > _SECONDS_BETWEEN_STEP_EVENTS:
+            emitted_at = seconds
+            emit(
+                {
+                    "event": "step",
+                    "epoch": epoch,
+                    "step": step,
+                    "total_steps": len(rates),
+                    "loss": float(chunk[-1]),
+                    "images_per_second": (step - first_step) * config.batch_size / seconds,
+                }
+            )
+    classifier.synchronize()
+    return np.concatenate(losses), time.perf_counter() - began
+
+
+def is_finished(state: Checkpoint) -> bool:
+    """Return whether a training has had its epochs or reached its target accuracy."""
+    if not state.history:
+        return False
+    target = state.config.target_accuracy
+    reached = target is not None and state.history[-1].validation_accuracy >= target
+    return reached or len(state.history) >= state.config.epochs
+
+
+def resumable(path: Path, fresh: Checkpoint) -> Checkpoint:
+    """Return the checkpoint at ``path`` to go on from, or ``fresh`` where there is none yet.
+
+    Raises `CheckpointError` if it was trained with other settings than ``fresh`` has.
+    """
+    if not path.exists():
+        return fresh
+    found = checkpoints.load(path)
+    wanted, settings = fresh.settings(), found.settings()
+    for name in wanted:
+        if settings[name] != wanted[name]:
+            raise CheckpointError(
+                f"Cannot resume {path}: it was trained with {name} {settings[name]}, "
+                f"not {wanted[name]}. Give the same settings, or leave --resume out to start anew."
+            )
+    return found
+
+
+def _require_finite(losses: Array, state: Checkpoint, *, step: int) -> None:
+    """Raise `DivergedError` unless all losses, the first of them of ``step``, are numbers."""
+    finite = np.isfinite(losses)
+    if not finite.all():
+        epochs = len(state.history)
+        kept = f"the checkpoint of epoch {epochs} is kept" if epochs else "nothing was saved"
+        raise DivergedError(
+            f"The loss became {losses[finite.argmin()]} at step {step + finite.argmin()} "
+            f"(epoch {epochs + 1}); {kept}. "
+            f"Lower --learning-rate (it was {state.config.learning_rate:g})."
+        )
+
+
+def _score(classifier: Classifier, part: Images) -> tuple[float, float]:
+    logits = classifier.predict_logits(part.images)
+    return cross_entropy(logits, part.labels), accuracy(logits, part.labels)
+
+
+def _warm_up(classifier: Classifier, data: TrainingData, start: Checkpoint) -> float:
+    """Compile and allocate on random labels, set the starting state, and return the seconds."""
+    began = time.perf_counter()
+    config = start.config
+    classifier.import_weights(start.weights)
+    rng = recipe.stream(config.seed, "warmup")
+    count = len(data.train.labels)
+    steps = min(_WARMUP_STEPS, recipe.steps_per_epoch(config, count))
+    for _ in classifier.train_epoch(
+        data.train.images,
+        rng.integers(0, CLASSES, count),
+        order=rng.integers(0, count, steps * config.batch_size),
+        learning_rates=np.full(steps, 1e-3, dtype=np.float32),
+    ):
+        pass
+    classifier.predict_logits(data.test.images[:_WARMUP_IMAGES])
+    classifier.import_weights(start.weights)
+    zeros = {name: np.zeros_like(array) for name, array in start.weights.items()}
+    classifier.import_optimizer(start.velocities or zeros)
+    classifier.synchronize()
+    return time.perf_counter() - began
