@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 
 _DEFAULTS = TrainConfig()
+_INTERRUPTED = 130  # Typer's exit code for Ctrl-C, and every shell's
 
 Framework = Annotated[str, typer.Option(help="numpy, tensorflow or torch.")]
 Frameworks = Annotated[
@@ -264,6 +265,8 @@ def main() -> None:
         arguments.remove("--debug")
     try:
         code = app(arguments, prog_name="mnist", standalone_mode=False)
+        if code == _INTERRUPTED:
+            _say("Interrupted. What was finished is kept; train goes on with --resume.")
     except MnistError as error:
         code = _fail(str(error), error.exit_code)
         if debug:
@@ -272,9 +275,8 @@ def main() -> None:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "mnist"
-        code = _fail(f"{error.format_message()} See '{command} --help'.", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        code = _fail("Interrupted. What was finished is kept; see --resume.", 130)
+        said = error.format_message().rstrip(".")
+        code = _fail(f"{said}. See '{command} --help'.", error.exit_code)
     except Exception as error:
         if debug:
             raise

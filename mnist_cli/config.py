@@ -54,7 +54,7 @@ class TrainConfig:
 
     epochs: int = 5
     batch_size: int = 64
-    learning_rate: float = 0.1
+    learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_fraction: float = 0.3

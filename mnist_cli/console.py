@@ -5,17 +5,17 @@ Progress goes to standard error, tables to standard output, so that ``--json`` a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -46,13 +46,12 @@ class TrainingProgress:
         self._finished = 0
         self._label = ""
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            # Two lines a task: all of it fits a terminal of 80 columns.
+            TextColumn("{task.description}\n  {task.fields[status]}", markup=False),
+            BarColumn(bar_width=10),
             TaskProgressColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
@@ -96,11 +95,10 @@ class TrainingProgress:
             self._progress.update(self._all, completed=self._cost_so_far() + done)
         elif event["event"] == "epoch":
             self._console.print(
-                f"{self._label}  epoch {event['epoch']}/{event['epochs']}  "
-                f"train loss {event['train_loss']:.4f}  "
+                f"{self._label}  {event['epoch']}/{event['epochs']}  "
+                f"loss {event['train_loss']:.4f}  "
                 f"validation {event['validation_accuracy']:.2%}  "
-                f"test {event['test_accuracy']:.2%}  "
-                f"{event['train_seconds']:.1f} s  {event['images_per_second']:,.0f} images/s",
+                f"test {event['test_accuracy']:.2%}  {event['train_seconds']:.1f} s",
                 soft_wrap=True,
             )
 
@@ -121,7 +119,15 @@ def history_table(record: RunRecord) -> Table:
     table = _table(
         f"{record.framework} {record.arch}: {record.parameters:,} parameters, "
         f"batch {record.batch_size}, seed {record.seed}",
-        ("epoch", "train loss", "validation loss", "validation", "test", "seconds", "images/s"),
+        (
+            "epoch",
+            "train\nloss",
+            "validation\nloss",
+            "validation\naccuracy",
+            "test\naccuracy",
+            "train\nseconds",
+            "images\n/ second",
+        ),
     )
     for row in record.history:
         table.add_row(
@@ -155,12 +161,12 @@ def comparison_table(document: Mapping[str, Any]) -> Table:
         (
             "framework",
             "network",
-            "test",
-            "train s",
-            "images/s",
-            "98% after s",
-            "99% after s",
-            "MiB",
+            "test\naccuracy",
+            "train\nseconds",
+            "images\n/ second",
+            "seconds\nto 98%",
+            "seconds\nto 99%",
+            "peak\nMiB",
         ),
         left=2,
     )
@@ -172,8 +178,8 @@ def comparison_table(document: Mapping[str, Any]) -> Table:
             _interval(row["train_seconds"], lambda value: f"{value:.1f}"),
             _interval(row["images_per_second"], lambda value: f"{value:,.0f}"),
             *(
-                _interval(row["time_to_accuracy"][mark], lambda value: f"{value:.1f}")
-                for mark in ("0.98", "0.99")
+                "-" if statistic["mean"] is None else f"{statistic['mean']:.1f}"
+                for statistic in row["time_to_accuracy"].values()
             ),
             f"{row['peak_rss_mib']['mean']:,.0f}",
         )
@@ -220,18 +226,18 @@ def _plain(value: Any) -> str:
     return "not installed" if value is None else str(value)
 
 
-def _interval(statistic: Mapping[str, Any] | None, show: Any) -> str:
-    """Return ``mean`` or ``mean ± half-width`` of a summary statistic, or a dash for none."""
-    if statistic is None or statistic["mean"] is None:
-        return "-"
-    text: str = show(statistic["mean"])
+def _interval(statistic: Mapping[str, Any], show: Callable[[float], str]) -> str:
+    """Return ``mean`` or ``mean ± half-width of its 95% interval``."""
+    text = show(statistic["mean"])
     if statistic["ci95"] is not None:
         text += f" ± {show(statistic['ci95'])}"
     return text
 
 
 def _table(title: str, columns: Sequence[str], *, left: int = 0) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(
+        title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=0
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
     return table

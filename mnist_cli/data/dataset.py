@@ -210,7 +210,7 @@ def _load_cached(name: str) -> Dataset:
         _download(name, folder)
     try:
         return _dataset(name, _read_folder(folder), source=str(folder))
-    except (DataError, OSError) as error:
+    except DataError as error:
         raise DataError(
             f"The cached {name} is damaged ({_one_line(str(error))}); "
             f"delete {_show(folder)} and it is fetched again."

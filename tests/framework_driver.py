@@ -1,0 +1,91 @@
+"""Put one framework through the contract and save all it did: never two frameworks in a process.
+
+Usage: python framework_driver.py FRAMEWORK OUT.npz
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from mnist_cli import adapters, recipe
+from mnist_cli.architectures import Weights
+from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.data.dataset import load_dataset, split
+
+SPECS = {"cnn": ModelSpec("cnn"), "mlp": ModelSpec("mlp"), "sigmoid": ModelSpec("mlp", "sigmoid")}
+STEPS = 100
+CONFIG = TrainConfig(epochs=1)
+
+
+def given_weights(spec: ModelSpec) -> Weights:
+    """Starting weights, but with biases that would show if they were lost or misplaced."""
+    rng = np.random.default_rng(1)
+    weights = recipe.starting_weights(spec, 0)
+    return {
+        name: array if array.any() else rng.normal(0, 0.1, array.shape).astype(np.float32)
+        for name, array in weights.items()
+    }
+
+
+def main(framework: str, path: str) -> None:
+    """Train each network for 100 steps on real digits, whole, in two halves, and once more."""
+    data = split(load_dataset(), seed=0)
+    images, labels = recipe.normalize(data.train_images[: STEPS * 64]), data.train_labels
+    pictures = recipe.normalize(data.validation_images[:200])
+    order = recipe.epoch_order(CONFIG, epoch=1, count=len(images))
+    rates = recipe.learning_rates(CONFIG, 5 * STEPS)[:STEPS]
+    saved: dict[str, np.ndarray] = {}
+
+    def keep(key: str, arrays: Weights) -> None:
+        saved.update({f"{key}/{name}": array for name, array in arrays.items()})
+
+    adapter = adapters.load(framework)
+    for arch, spec in SPECS.items():
+
+        def fresh(weights: Weights, velocities: Weights, spec: ModelSpec = spec):  # type: ignore[no-untyped-def]
+            classifier = adapter.build(spec, CONFIG, device="cpu", threads=2)
+            classifier.import_weights(weights)
+            classifier.import_optimizer(velocities)
+            return classifier
+
+        def train(classifier, first: int, last: int) -> np.ndarray:  # type: ignore[no-untyped-def]
+            steps = slice(first, last)
+            chunks = classifier.train_epoch(
+                images,
+                labels[: len(images)],
+                order=order.reshape(-1, 64)[steps].ravel(),
+                learning_rates=rates[steps],
+            )
+            return np.concatenate(list(chunks))
+
+        start = given_weights(spec)
+        zeros = {name: np.zeros_like(array) for name, array in start.items()}
+
+        classifier = fresh(start, zeros)
+        keep(f"{arch}/returned", classifier.export_weights())
+        for count in (0, 1, 200):
+            saved[f"{arch}/logits of {count}"] = classifier.predict_logits(pictures[:count])
+        train(classifier, 0, 1)
+        # After one step from rest the velocity is the gradient, plus weight decay.
+        keep(f"{arch}/gradient", classifier.export_optimizer())
+
+        classifier = fresh(start, zeros)
+        saved[f"{arch}/losses"] = train(classifier, 0, STEPS)
+        keep(f"{arch}/trained", classifier.export_weights())
+        saved[f"{arch}/trained logits"] = classifier.predict_logits(pictures)
+
+        again = fresh(start, zeros)
+        saved[f"{arch}/losses again"] = train(again, 0, STEPS)
+
+        half = fresh(start, zeros)
+        first = train(half, 0, STEPS // 2)
+        resumed = fresh(half.export_weights(), half.export_optimizer())
+        second = train(resumed, STEPS // 2, STEPS)
+        saved[f"{arch}/losses in halves"] = np.concatenate([first, second])
+    np.savez(path, **saved)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,176 @@
+"""Parity: given the same weights and batches, the three frameworks do the same.
+
+Each framework runs in a process of its own, once (see `framework_driver`); these tests compare
+what they left.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from framework_driver import CONFIG, SPECS, given_weights
+
+from mnist_cli import adapters, recipe
+from mnist_cli.data.dataset import load_dataset, split
+from mnist_cli.errors import FrameworkError, UsageError
+
+pytestmark = pytest.mark.slow
+
+FRAMEWORKS = ("numpy", "tensorflow", "torch")
+PAIRS = list(itertools.combinations(FRAMEWORKS, 2))
+ARCHS = tuple(SPECS)
+Results = Callable[[str], dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Return what a framework did, by name; each is run when first asked for."""
+    done: dict[str, dict[str, np.ndarray]] = {}
+
+    def of(framework: str) -> dict[str, np.ndarray]:
+        if framework not in done:
+            path = tmp_path_factory.mktemp(framework) / "results.npz"
+            driver = Path(__file__).with_name("framework_driver.py")
+            environment = {
+                **os.environ,
+                "OMP_NUM_THREADS": "2",
+                "OPENBLAS_NUM_THREADS": "1",
+                "KERAS_BACKEND": "tensorflow",
+            }
+            subprocess.run(
+                [sys.executable, driver, framework, path], check=True, env=environment, timeout=300
+            )
+            with np.load(path) as arrays:
+                done[framework] = dict(arrays)
+        return done[framework]
+
+    return of
+
+
+def _part(arrays: dict[str, np.ndarray], key: str) -> dict[str, np.ndarray]:
+    prefix = key + "/"
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_weights_come_back_canonical_and_to_the_bit(
+    results: Results, framework: str, arch: str
+) -> None:
+    returned = _part(results(framework), f"{arch}/returned")
+    given = given_weights(SPECS[arch])
+    assert returned.keys() == given.keys()
+    for name, array in given.items():
+        assert returned[name].dtype == np.float32
+        np.testing.assert_array_equal(returned[name], array)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_the_same_weights_give_the_same_logits(
+    results: Results, one: str, other: str, arch: str
+) -> None:
+    key = f"{arch}/logits of 200"
+    # float32 sums of up to 3,136 products in another order: about 1e-5 on logits near 10.
+    np.testing.assert_allclose(results(one)[key], results(other)[key], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_logits_are_float32_rows_for_any_number_of_images(
+    results: Results, framework: str, arch: str
+) -> None:
+    whole = results(framework)[f"{arch}/logits of 200"]
+    assert whole.dtype == np.float32
+    assert results(framework)[f"{arch}/logits of 0"].shape == (0, 10)
+    one = results(framework)[f"{arch}/logits of 1"]
+    # The same image alone may take another kernel, so another order of float32 sums.
+    np.testing.assert_allclose(one, whole[:1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_the_first_step_has_the_same_gradient(
+    results: Results, one: str, other: str, arch: str
+) -> None:
+    ours, theirs = (_part(results(name), f"{arch}/gradient") for name in (one, other))
+    for name in ours:
+        # Gradients here are below 1; the frameworks' float32 sums differ by some 1e-6.
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_a_hundred_steps_give_the_same_losses(
+    results: Results, one: str, other: str, arch: str
+) -> None:
+    ours, theirs = results(one)[f"{arch}/losses"], results(other)[f"{arch}/losses"]
+    assert len(ours) == 100
+    assert ours[-10:].mean() < ours[:10].mean() / 2  # it learned: the curves are worth comparing
+    # The contract: within 1%. Rounding differences grow from step to step but stay below it.
+    np.testing.assert_allclose(ours, theirs, rtol=0.01)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("framework", ["tensorflow", "torch"])
+def test_weights_trained_elsewhere_give_the_same_logits_in_numpy(
+    results: Results, framework: str, arch: str
+) -> None:
+    trained = _part(results(framework), f"{arch}/trained")
+    classifier = adapters.load("numpy").build(SPECS[arch], CONFIG, device="cpu", threads=2)
+    classifier.import_weights(trained)
+    pictures = recipe.normalize(split(load_dataset(), seed=0).validation_images[:200])
+    np.testing.assert_allclose(  # float32 sums in another order, as above
+        classifier.predict_logits(pictures),
+        results(framework)[f"{arch}/trained logits"],
+        rtol=0,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_training_in_two_halves_is_training_whole(
+    results: Results, framework: str, arch: str
+) -> None:
+    whole = results(framework)[f"{arch}/losses"]
+    halves = results(framework)[f"{arch}/losses in halves"]
+    if framework == "numpy":
+        np.testing.assert_array_equal(whole, halves)
+    else:
+        # Their kernels may sum in another order from run to run; see the README.
+        np.testing.assert_allclose(whole, halves, rtol=0.01)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_same_run_again_gives_the_same_losses(
+    results: Results, framework: str, arch: str
+) -> None:
+    once, again = (results(framework)[f"{arch}/losses{suffix}"] for suffix in ("", " again"))
+    if framework == "numpy":
+        np.testing.assert_array_equal(once, again)
+    else:
+        np.testing.assert_allclose(once, again, rtol=0.01)
+
+
+def test_an_unknown_framework_is_named_with_the_choices() -> None:
+    with pytest.raises(UsageError, match=r"'tf'.*numpy, tensorflow, torch"):
+        adapters.load("tf")
+
+
+def test_a_framework_that_is_not_installed_says_what_to_do() -> None:
+    with pytest.raises(FrameworkError, match=r"absent cannot be imported.*Install it"):
+        adapters.load("absent")
+
+
+def test_numpy_refuses_a_gpu() -> None:
+    with pytest.raises(FrameworkError, match="cpu"):
+        adapters.load("numpy").build(SPECS["mlp"], CONFIG, device="cuda", threads=1)

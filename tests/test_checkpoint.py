@@ -1,0 +1,220 @@
+"""Checkpoints: what is saved comes back, and what is not one is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mnist_cli import checkpoint, recipe
+from mnist_cli.checkpoint import Checkpoint
+from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import CheckpointError, OutputError
+from mnist_cli.records import EpochRecord
+
+ROW = EpochRecord(
+    epoch=1,
+    train_loss=0.4,
+    validation_loss=0.2,
+    validation_accuracy=0.95,
+    test_loss=0.21,
+    test_accuracy=0.94,
+    train_seconds=1.5,
+    images_per_second=36_000.0,
+)
+
+
+@pytest.fixture(params=["cnn", "mlp"])
+def model(request: pytest.FixtureRequest) -> Checkpoint:
+    spec = ModelSpec(request.param)
+    weights = recipe.starting_weights(spec, 0)
+    return Checkpoint(
+        spec=spec,
+        config=TrainConfig(seed=7),
+        framework="numpy",
+        dataset="mnist",
+        dataset_sha256="00",
+        train_images=55_000,
+        history=(ROW,),
+        weights=weights,
+        velocities={name: array * 2 for name, array in weights.items()},
+        versions={"numpy": "2"},
+    )
+
+
+@pytest.fixture
+def saved(model: Checkpoint, tmp_path: Path) -> Path:
+    path = tmp_path / "models" / "numpy.safetensors"
+    checkpoint.save(path, model)
+    return path
+
+
+def _rewrite(path: Path, *, tensors: dict[str, Any] | None = None, **details: Any) -> None:
+    """Save a checkpoint again with some tensors or metadata changed; None drops one."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        metadata = dict(file.metadata())
+    metadata |= {name: json.dumps(value) for name, value in details.items()}
+    kept = {n: t for n, t in (load_file(path) | (tensors or {})).items() if t is not None}
+    save_file(kept, path, metadata=metadata)
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(model: Checkpoint, saved: Path) -> None:
+    found = checkpoint.load(saved)
+    for name, array in model.weights.items():
+        np.testing.assert_array_equal(found.weights[name], array)
+        np.testing.assert_array_equal(found.velocities[name], model.velocities[name])
+    blank = {"weights": {}, "velocities": {}}
+    assert replace(found, **blank) == replace(model, **blank)  # type: ignore[arg-type]
+
+
+def test_strided_weights_are_saved_with_their_own_values(model: Checkpoint, tmp_path: Path) -> None:
+    # safetensors alone would write the memory of the transposed array, not its values.
+    strided = {n: np.asfortranarray(a) for n, a in model.weights.items()}
+    assert not strided["fc1.weight"].flags.c_contiguous
+    path = tmp_path / "strided.safetensors"
+    checkpoint.save(path, replace(model, weights=strided, velocities={}))
+    for name, array in checkpoint.load(path).weights.items():
+        np.testing.assert_array_equal(array, model.weights[name])
+
+
+def test_metadata_tells_a_stranger_what_the_model_is(saved: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(saved, framework="numpy") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["normalization"]) == {"mean": 0.1307, "std": 0.3081}
+    assert json.loads(metadata["seed"]) == 7
+    assert json.loads(metadata["test_accuracy"]) == 0.94
+    assert json.loads(metadata["recipe"])["momentum"] == 0.9
+    assert json.loads(metadata["versions"]) == {"numpy": "2"}
+
+
+def test_saving_leaves_no_other_file_behind(saved: Path) -> None:
+    assert [path.name for path in saved.parent.iterdir()] == ["numpy.safetensors"]
+
+
+def test_a_save_that_fails_keeps_the_old_checkpoint(
+    model: Checkpoint, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    before = saved.read_bytes()
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OutputError, match="No space left on device"):
+        checkpoint.save(saved, model)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["numpy.safetensors"]
+
+
+def _missing(path: Path) -> None:
+    path.unlink()
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _truncated_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def _text(path: Path) -> None:
+    path.write_text("these are not weights\n" * 20)
+
+
+def _foreign(path: Path) -> None:
+    save_file({"weight": np.zeros(3, np.float32)}, path)
+
+
+def _newer(path: Path) -> None:
+    _rewrite(path, format_version=checkpoint.FORMAT_VERSION + 1)
+
+
+def _other_arch(path: Path) -> None:
+    arch = checkpoint.load(path).spec.arch
+    _rewrite(path, arch={"cnn": "mlp", "mlp": "cnn"}[arch])
+
+
+def _unknown_arch(path: Path) -> None:
+    _rewrite(path, arch="transformer")
+
+
+def _missing_weight(path: Path) -> None:
+    _rewrite(path, tensors={"fc2.bias": None})
+
+
+def _wrong_shape(path: Path) -> None:
+    _rewrite(path, tensors={"fc2.weight": np.zeros((128, 10), np.float32)})
+
+
+def _wrong_dtype(path: Path) -> None:
+    _rewrite(path, tensors={"fc2.bias": np.zeros(10, np.float64)})
+
+
+def _not_finite(path: Path) -> None:
+    _rewrite(path, tensors={"fc2.bias": np.full(10, np.nan, np.float32)})
+
+
+def _bad_recipe(path: Path) -> None:
+    _rewrite(path, recipe={"epochs": 5, "surprise": 1})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_missing, "No model at"),
+        (_folder, "No model at"),
+        (_empty, "not a whole safetensors file"),
+        (_truncated, "not a whole safetensors file"),
+        (_truncated_header, "not a whole safetensors file"),
+        (_text, "not a whole safetensors file"),
+        (_foreign, "not a checkpoint of this program"),
+        (_newer, "Upgrade mnist-cli"),
+        (_other_arch, "not those of the"),
+        (_unknown_arch, "Unknown architecture 'transformer'"),
+        (_missing_weight, "fc2.bias should be"),
+        (_wrong_shape, "fc2.weight should be"),
+        (_wrong_dtype, "fc2.bias should hold finite float32"),
+        (_not_finite, "fc2.bias should hold finite float32"),
+        (_bad_recipe, "surprise"),
+    ],
+)
+def test_what_is_not_a_whole_checkpoint_is_refused_in_one_line(
+    saved: Path, damage: Any, message: str
+) -> None:
+    damage(saved)
+    with pytest.raises(CheckpointError, match=message) as error_info:
+        checkpoint.load(saved)
+    assert str(saved) in str(error_info.value)
+    assert "\n" not in str(error_info.value)
+
+
+def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(CheckpointError):
+        checkpoint.load(path)
+    assert not (tmp_path / "sprung").exists()

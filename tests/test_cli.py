@@ -1,0 +1,308 @@
+"""The command line as a user meets it: output, files, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Outcome
+from PIL import Image
+
+from mnist_cli.records import RunRecord
+
+Mnist = Callable[..., Outcome]
+
+
+@pytest.fixture
+def quick(small_data: Path, tmp_path: Path) -> tuple[object, ...]:
+    """Options for a run of a second: the fake framework's data and a fresh results folder."""
+    folder = tmp_path / "results"
+    return ("--dataset", small_data, "--results-dir", folder, "--epochs", 2, "--batch-size", 20)
+
+
+def _width(path: Path) -> int:
+    with Image.open(path) as image:
+        image.verify()
+        return image.width
+
+
+def _assert_one_line_error(outcome: Outcome, exit_code: int, *said: str) -> None:
+    assert outcome.exit_code == exit_code, outcome.stderr
+    assert outcome.stdout == ""
+    lines = outcome.stderr.strip().splitlines()
+    assert len(lines) == 1, outcome.stderr
+    assert lines[0].startswith("Error: ")
+    for text in said:
+        assert text in lines[0]
+
+
+def test_train_writes_model_record_and_chart_and_prints_a_table(
+    mnist: Mnist, quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    outcome = mnist("train", "--framework", "fake", "--arch", "mlp", *quick)
+    assert outcome.exit_code == 0, outcome.stderr
+    results = tmp_path / "results"
+    assert sorted(str(path.relative_to(results)) for path in results.rglob("*.*")) == [
+        "fake-mlp_training.json",
+        "fake-mlp_training.png",
+        "models/fake-mlp.safetensors",
+    ]
+    assert _width(results / "fake-mlp_training.png") >= 1600
+    assert "fake mlp: 101,770 parameters" in outcome.stdout
+    # Not a terminal: one plain line an epoch, no control characters.
+    assert re.search(r"^fake mlp  2/2  loss .*  validation .*%  test .* s$", outcome.stderr, re.M)
+    assert "\x1b" not in outcome.stderr
+
+
+def test_train_json_is_one_record_and_the_record_on_disk(
+    mnist: Mnist, quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    outcome = mnist("train", "--framework", "fake", "--arch", "mlp", "--json", *quick)
+    record = RunRecord.from_json(outcome.document)
+    assert (record.framework, record.arch, record.epochs) == ("fake", "mlp", 2)
+    on_disk = json.loads((tmp_path / "results" / "fake-mlp_training.json").read_text())
+    assert on_disk == outcome.document
+    required = {
+        *("framework", "arch", "parameters", "epochs", "batch_size", "seed", "history"),
+        *("test_accuracy", "test_loss", "import_seconds", "warmup_seconds", "train_seconds"),
+        *("time_to_accuracy", "peak_rss_mib", "checkpoint", "environment", "schema_version"),
+    }
+    assert required <= outcome.document.keys()
+
+
+@pytest.mark.parametrize("reader", [None, "numpy"])
+def test_evaluate_reports_any_model_in_any_framework_and_draws_it(
+    mnist: Mnist, quick: tuple[object, ...], tmp_path: Path, small_data: Path, reader: str | None
+) -> None:
+    mnist("train", "--framework", "numpy", "--arch", "mlp", *quick)
+    results = tmp_path / "results"
+    model = results / "models" / "numpy-mlp.safetensors"
+    options = ["--dataset", small_data, "--results-dir", results, "--json"]
+    outcome = mnist("evaluate", model, *options, *(["--framework", reader] if reader else []))
+    report = outcome.document
+    assert report["framework"] == "numpy"
+    assert report["images"] == 100
+    assert sum(map(sum, report["confusion_matrix"])) == 100
+    diagonal = sum(report["confusion_matrix"][digit][digit] for digit in range(10))
+    assert report["accuracy"] == diagonal / 100
+    assert [row["digit"] for row in report["per_class"]] == list(range(10))
+    assert sum(row["support"] for row in report["per_class"]) == 100
+    assert _width(results / "numpy-mlp_confusion.png") >= 1000
+    assert _width(results / "numpy-mlp_predictions.png") >= 1000
+
+
+def test_evaluate_takes_a_short_name_and_prints_a_table(
+    mnist: Mnist, quick: tuple[object, ...], tmp_path: Path, small_data: Path
+) -> None:
+    mnist("train", "--framework", "numpy", "--arch", "mlp", *quick)
+    options = ["--dataset", small_data, "--results-dir", tmp_path / "results"]
+    outcome = mnist("evaluate", "numpy-mlp", *options)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "of 100 right" in outcome.stdout
+    assert "precision" in outcome.stdout
+
+
+def test_compare_runs_every_cell_and_writes_document_and_chart(
+    mnist: Mnist, quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    outcome = mnist("compare", "--framework", "fake", "--runs", 3, *quick)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "fake" in outcome.stdout
+    results = tmp_path / "results"
+    document = json.loads((results / "comparison_results.json").read_text())
+    cells = [(run["arch"], run["seed"]) for run in document["runs"]]
+    # Rounds are reversed in turn: ABBAAB.
+    assert cells == [("cnn", 0), ("mlp", 0), ("mlp", 1), ("cnn", 1), ("cnn", 2), ("mlp", 2)]
+    assert [(row["arch"], row["n"]) for row in document["summary"]] == [("cnn", 3), ("mlp", 3)]
+    assert document["failures"] == []
+    assert _width(results / "comparison_results.png") >= 1600
+    assert sorted(path.name for path in (results / "models").iterdir()) == [
+        "fake-cnn.safetensors",
+        "fake-mlp.safetensors",
+    ]
+
+
+def test_compare_goes_on_past_a_missing_framework_and_says_so(
+    mnist: Mnist, quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    frameworks = ["--framework", "absent", "--framework", "fake", "--arch", "mlp"]
+    outcome = mnist("compare", *frameworks, "--json", *quick)
+    assert outcome.exit_code == 1
+    assert [run["framework"] for run in outcome.document["runs"]] == ["fake"]
+    (failure,) = outcome.document["failures"]
+    assert (failure["framework"], failure["arch"]) == ("absent", "mlp")
+    assert "Install it" in failure["error"]
+    assert (tmp_path / "results" / "comparison_results.png").exists()
+
+
+def test_compare_goes_on_past_a_crash_and_a_divergence(
+    mnist: Mnist, quick: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FRAMEWORK", "nan 1")
+    frameworks = ["--framework", "fake", "--framework", "numpy", "--arch", "mlp"]
+    outcome = mnist("compare", *frameworks, *quick)
+    assert outcome.exit_code == 1
+    assert "failed fake mlp: The loss became nan" in outcome.stderr
+    assert "numpy" in outcome.stdout
+
+
+def test_a_comparison_where_all_fail_still_says_why(
+    mnist: Mnist, quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    outcome = mnist("compare", "--framework", "absent", *quick)
+    assert outcome.exit_code == 1
+    assert outcome.stderr.count("absent cannot be imported") >= 2
+    assert not (tmp_path / "results" / "comparison_results.png").exists()
+
+
+def test_info_names_versions_devices_threads_and_data(mnist: Mnist) -> None:
+    document = mnist("info", "--json").document
+    assert document["threads"] >= 1
+    assert {"numpy", "tensorflow", "torch"} <= set(document["frameworks"])
+    assert re.match(r"\d+\.\d+", document["versions"]["numpy"])
+    assert "mnist" in document["datasets"]
+    assert document["gpus"] == document["gpus"]
+    assert "numpy" in mnist("info").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--framework", "tf"], "Unknown framework 'tf'. Choose from"),
+        (["train", "--arch", "rnn"], "Unknown architecture 'rnn'. Choose from cnn, mlp."),
+        (["train", "--activation", "tanh", "--arch", "mlp"], "Unknown activation 'tanh'"),
+        (["train", "--activation", "sigmoid"], "The cnn always uses relu"),
+        (["train", "--device", "tpu"], "Unknown device 'tpu'. Choose from auto, cpu, cuda."),
+        (["train", "--epochs", "0"], "epochs must be from 1 to 10000, not 0."),
+        (["train", "--epochs", "many"], "'--epochs': Input should be a valid integer"),
+        (["train", "--batch-size", "0"], "batch size must be from 1 to 65536, not 0."),
+        (["train", "--batch-size", "-5"], "batch size must be"),
+        (["train", "--learning-rate", "nan"], "learning rate must be"),
+        (["train", "--target-accuracy", "99"], "target accuracy must be above 0 and at most 1"),
+        (["train", "--threads", "0"], "threads must be from 1 to 1024, not 0."),
+        (["train", "--limit", "0", "--framework", "fake"], "limit must be from 1 to 55000"),
+        (["train", "--limit", "55001", "--framework", "fake"], "limit must be from 1 to 55000"),
+        (["train", "--dataset", "cifar", "--framework", "fake"], "cifar"),
+        (["train", "--no-such-option"], "See 'mnist train --help'."),
+        (["compare", "--runs", "0"], "runs must be from 1 to 1000, not 0."),
+        (["compare", "--framework", "jax"], "Unknown framework 'jax'"),
+        (["compare", "--arch", "rnn"], "Unknown architecture 'rnn'"),
+        (["compare", "--dataset", "cifar", "--framework", "fake"], "cifar"),
+        (["evaluate"], "See 'mnist evaluate --help'."),
+        (["sing"], "sing"),
+    ],
+)
+def test_a_wrong_command_ends_in_one_line_and_exit_code_2(
+    mnist: Mnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _assert_one_line_error(mnist(*arguments), 2, said)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_results_folder_that_cannot_be_written_is_found_out_before_training(
+    mnist: Mnist, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for command in (["train", "--framework", "fake"], ["compare"]):
+        outcome = mnist(*command, "--results-dir", tmp_path / "file" / "results")
+        _assert_one_line_error(outcome, 1, "Cannot write", "--results-dir")
+
+
+def test_bad_data_and_bad_models_end_in_one_line_and_exit_code_1(
+    mnist: Mnist, tmp_path: Path, quick: tuple[object, ...]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    bad_data = ["--dataset", tmp_path / "empty", "--results-dir", tmp_path / "r"]
+    _assert_one_line_error(mnist("train", "--framework", "fake", *bad_data), 1, "empty")
+    _assert_one_line_error(mnist("compare", "--framework", "fake", *bad_data), 1, "empty")
+    (tmp_path / "not.safetensors").write_text("no")
+    _assert_one_line_error(
+        mnist("evaluate", tmp_path / "not.safetensors"), 1, "not a whole safetensors file"
+    )
+    _assert_one_line_error(mnist("evaluate", "nothing-here"), 1, "No model at")
+
+
+def test_debug_shows_what_lies_behind_an_error(
+    mnist: Mnist, quick: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FRAMEWORK", "crash 1")
+    outcome = mnist("train", "--framework", "fake", *quick)
+    assert outcome.exit_code == 1
+    assert "Traceback" not in outcome.stderr
+    with pytest.raises(Exception, match="the fake framework broke"):
+        mnist("train", "--framework", "fake", *quick, "--debug")
+
+
+def test_ctrl_c_exits_130_keeps_the_checkpoint_and_shows_no_traceback(
+    quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "mnist_cli", "train", "--framework", "fake", *map(str, quick)]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "FAKE_FRAMEWORK": "sleep 2"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group of its own, to be interrupted whole as a terminal does
+    )
+    assert process.stderr is not None
+    assert "1/2" in process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert (tmp_path / "results" / "models" / "fake-cnn.safetensors").exists()
+
+
+def test_a_terminal_sees_live_progress(quick: tuple[object, ...]) -> None:
+    command = [sys.executable, "-m", "mnist_cli", "train", "--framework", "fake", *map(str, quick)]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, stderr=theirs, stdout=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"}
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 65_536):
+            seen += chunk
+    except OSError:  # Linux' way of saying that the other end is closed
+        pass
+    process.wait()
+    assert b"fake cnn" in seen
+    assert b"left" in seen
+    assert b"\x1b[?25l" in seen  # the cursor is hidden while the bars are live,
+    assert b"\x1b[?25h" in seen  # and given back
+
+
+def test_help_loads_no_framework_and_not_even_numpy() -> None:
+    script = (
+        "import sys; sys.argv = ['mnist', '--help']\n"
+        "from mnist_cli import cli\n"
+        "try: cli.main()\n"
+        "finally: print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "compare" in done.stdout
+    loaded = set(done.stderr.split())
+    assert not loaded & {"torch", "tensorflow", "keras", "numpy", "matplotlib", "sklearn", "scipy"}
+
+
+def test_the_module_runs_as_the_command_does() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.fullmatch(r"mnist \d+\.\d+\.\d+\n", done.stdout)
