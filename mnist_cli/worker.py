@@ -101,6 +101,8 @@ def _environment(job: Job) -> dict[str, str]:
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONIOENCODING": "utf-8",
+        # The folder a user works in must not shadow modules.
+        "PYTHONSAFEPATH": "1",
     }
 
 

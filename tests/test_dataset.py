@@ -434,8 +434,7 @@ def test_pickle_is_refused_and_never_opened(tmp_path: Path, as_object_array: boo
     bomb = np.array([_Bomb(mark)], dtype=object)
     if as_object_array:
         message = error_of(_npz_file(tmp_path, x_train=bomb))
-        assert "x_train in" in message
-        assert "Python objects, a pickle" in message
+        assert "allow_pickle=False" in message
     else:
         bomb.dump(tmp_path / "digits.npz")
         assert "not a whole .npz" in error_of(tmp_path / "digits.npz")
@@ -477,13 +476,7 @@ def test_npy_header_that_promises_terabytes_takes_no_memory_for_them(tmp_path: P
     header = "{'descr': '|u1', 'fortran_order': False, 'shape': (9999999999, 28, 28), }\n"
     members = {"x_train.npy": _npy(header, bytes(100))}
     message = error_of(_npz_of_members(tmp_path / "digits.npz", members, zipfile.ZIP_DEFLATED))
-    assert "header promises 7839999999216 bytes" in message
-    assert "has 100." in message
-
-
-def test_npz_in_a_compression_that_numpy_never_writes_is_refused(tmp_path: Path) -> None:
-    path = _npz_of_members(tmp_path / "digits.npz", {"x_train.npy": b"x" * 99}, zipfile.ZIP_BZIP2)
-    assert "compressed in a way" in error_of(path)
+    assert "not a whole .npz" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 cut short", IMAGES])
@@ -565,6 +558,7 @@ def _fake_torchvision(
     module = types.ModuleType("torchvision")
     module.datasets = types.SimpleNamespace(**{class_name: FakeDataset})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torchvision", module)
+    monkeypatch.setattr(dataset_module, "_download", dataset_module._fetch)  # in this process
 
 
 def _forbid_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,15 +581,30 @@ def test_fetched_dataset_is_kept_and_then_read_without_torchvision(
     assert [path.name for path in cache.iterdir()] == [name]
 
 
-def test_fetching_writes_nothing_to_stdout(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("fails", [False, True])
+def test_fetching_loads_no_torchvision_in_this_process_and_prints_nothing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    _fake_torchvision(monkeypatch, write_dataset, "KMNIST")
-    load_dataset("kmnist")
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "Downloading" in captured.err
-    assert cache.is_dir()
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "torchvision.py").write_text(
+        "import sys, pathlib\n"
+        f"sys.path.append({str(Path(__file__).parent)!r})\n"
+        "class datasets:\n"
+        "    def KMNIST(root, download):\n"
+        "        print('Downloading')\n"
+        f"        if {fails}: raise RuntimeError('no route to host')\n"
+        "        from idx_files import write_dataset\n"
+        "        write_dataset(pathlib.Path(root) / 'KMNIST' / 'raw')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(package))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
+    if fails:
+        assert error_of("kmnist").startswith("Cannot fetch kmnist into")
+        assert list(cache.iterdir()) == []
+    else:
+        assert len(load_dataset("kmnist").train_images) == 120
+    assert getattr(sys.modules.get("torchvision"), "__file__", "") != str(package)
 
 
 def _offline(raw: Path) -> None:
@@ -685,7 +694,7 @@ def test_broken_torchvision_is_explained(
     package.mkdir()
     (package / "torchvision.py").write_text(f"raise {raised}\n")
     monkeypatch.syspath_prepend(package)
-    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(package))
     message = error_of("kmnist")
     assert "torchvision cannot be imported" in message
     assert raised.split("'")[1] in message

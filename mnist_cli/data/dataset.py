@@ -13,10 +13,11 @@ import importlib.resources
 import math
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
-import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -122,7 +123,7 @@ def load_dataset(name_or_path: str = "mnist") -> Dataset:
     """Return the dataset of that name, or the one at that path.
 
     ``mnist`` is part of the package. ``fashion-mnist`` and ``kmnist`` are fetched by torchvision
-    once, into the user's cache folder; the first fetch imports torch into this process. A path is
+    once, into the user's cache folder. A path is
     a folder of IDX files (gzipped or not, torchvision's layout too) or a Keras-style ``.npz``. A
     known name wins over a folder of that name: write ``./mnist`` for the folder.
 
@@ -224,6 +225,20 @@ def _cache_folder() -> Path:
 
 
 def _download(name: str, folder: Path) -> None:
+    """Do `_fetch` in a process of its own: torchvision brings torch, which TensorFlow's may not."""
+    script = (
+        "import sys, pathlib; from mnist_cli.data import dataset; "
+        "dataset._fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", script, name, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        # The last line of a traceback: the error's class, a colon, its message.
+        last_line = (done.stderr.strip().splitlines() or [f"Cannot fetch {name}."])[-1]
+        raise DataError(last_line.removeprefix(f"{DataError.__module__}.{DataError.__name__}: "))
+
+
+def _fetch(name: str, folder: Path) -> None:
     """Fetch a dataset with torchvision, which checks its MD5, and put its IDX files in ``folder``.
 
     The files arrive under a temporary name and are renamed when whole, so that nobody ever reads
@@ -240,9 +255,7 @@ def _download(name: str, folder: Path) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temporary:
-            # Some versions report on stdout, which belongs to --json.
-            with contextlib.redirect_stdout(sys.stderr):
-                getattr(datasets, class_name)(root=temporary, download=True)
+            getattr(datasets, class_name)(root=temporary, download=True)
             downloaded = Path(temporary) / class_name / "raw"
             _read_folder(downloaded)  # raises if anything is wrong, before anyone can see it
             _publish(downloaded, folder)
@@ -423,57 +436,34 @@ def _read_content(file: _Readable, expected_bytes: int, *, where: str) -> bytear
 
 
 def _read_npz(path: Path) -> list[Array]:
-    """Return the four arrays in an ``.npz``, uint8, in the order of `_PARTS`.
-
-    Does without `numpy.load`: it would take the memory that a header claims before looking
-    whether the content is there, and here no code path can reach pickle.
-    """
+    """Return the four arrays in an ``.npz``, uint8, in the order of `_PARTS`."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with np.load(path, allow_pickle=False) as archive:
             return [_read_member(archive, path, part) for part in _PARTS]
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        EOFError,
-        ValueError,  # malformed names and NPY headers
-        RuntimeError,  # encrypted
-    ) as error:
+    except (DataError, OSError):
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy fail on damaged files in many ways
         raise DataError(
             f"{_show(path)} is not a whole .npz file ({_reason(error)}); expected a folder of IDX "
             f"files, or an .npz of {', '.join(part.npz_key for part in _PARTS)}."
         ) from error
 
 
-def _read_member(archive: zipfile.ZipFile, path: Path, part: _Part) -> Array:
-    names = archive.namelist()
-    if f"{part.npz_key}.npy" not in names:
-        found = ", ".join(name.removesuffix(".npy") for name in names[:8]) or "nothing"
+def _read_member(archive: Mapping[str, Array], path: Path, part: _Part) -> Array:
+    if part.npz_key not in archive:
         raise DataError(
             f"{_show(path)} has no {part.npz_key} ({part.what}); expected "
-            f"{', '.join(part.npz_key for part in _PARTS)}, found {_show(found)}."
+            f"{', '.join(part.npz_key for part in _PARTS)}, "
+            f"found {_show(', '.join(list(archive)[:8]) or 'nothing')}."
         )
     where = f"{part.npz_key} in {_show(path)}"
-    info = archive.getinfo(f"{part.npz_key}.npy")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{part.npz_key} is compressed in a way that NumPy never uses")
-    with archive.open(info) as member:
-        return _decode_npy(member, part, where=where)
-
-
-def _decode_npy(file: _Readable, part: _Part, *, where: str) -> Array:
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError(f"{part.npz_key} is not NPY 1.0, as NumPy writes plain arrays")
-    try:
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception as error:  # it parses Python literals, and fails in as many ways
-        raise ValueError(f"{part.npz_key} has a malformed header") from error
-    _require_dtype(dtype, part, where=where)
-    if part.dims == 3 and len(shape) == 4 and shape[3] == 1:
-        shape = shape[:3]  # (N, 28, 28, 1) -> (N, 28, 28)
-    _require_shape(shape, part, where=where)
-    content = _read_content(file, math.prod(shape) * dtype.itemsize, where=where)
-    array = np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if fortran_order else "C")
+    array = archive[part.npz_key]
+    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of a member that is no array
+        raise TypeError(f"{part.npz_key} is not an array")
+    _require_dtype(array.dtype, part, where=where)
+    if part.dims == 3 and array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]  # (N, 28, 28, 1) -> (N, 28, 28)
+    _require_shape(array.shape, part, where=where)
     _require_digits(array, part, where=where)
     return np.ascontiguousarray(array, dtype=np.uint8)
 
@@ -483,11 +473,6 @@ def _require_dtype(dtype: np.dtype[np.generic], part: _Part, *, where: str) -> N
 
     Floating-point images are refused because their range is a guess: 0-1, -1 to 1 or 0-255.
     """
-    if dtype.hasobject:
-        raise DataError(
-            f"{where} holds Python objects, a pickle that could run any code and is never opened; "
-            "save it as a plain uint8 array."
-        )
     if part.dims == 3 and dtype != np.uint8:
         raise DataError(f"{where} is {dtype}; expected uint8, 0-255. Convert and save it again.")
     if part.dims == 1 and dtype.kind not in "iu":
