@@ -43,6 +43,13 @@ def accuracy(logits: Array, labels: Array) -> float:
     return float(np.mean(logits.argmax(axis=1) == labels))
 
 
+def errors(logits: Array, labels: Array) -> tuple[tuple[int, int], ...]:
+    """Return (index, what it was read as) of each image whose largest logit is not its label's."""
+    predictions = logits.argmax(axis=1)
+    wrong = np.flatnonzero(predictions != labels)
+    return tuple(zip(wrong.tolist(), predictions[wrong].tolist(), strict=True))
+
+
 def probabilities(logits: Array) -> Array:
     """Return softmax(logits) (N, 10), float64; rows sum to 1."""
     # Subtract the row maximum: exp overflows float32 above 88.

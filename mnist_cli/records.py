@@ -46,7 +46,9 @@ class RunRecord:
     """One finished run.
 
     ``time_to_accuracy`` maps each of `ACCURACY_MARKS` to the training seconds until validation
-    accuracy first reached it, or None. ``peak_rss_mib`` is the peak memory of the run's process.
+    accuracy first reached it, or None. ``test_errors`` lists each test image that was read wrong
+    as (index, what it was read as): with it, two runs can be compared image by image.
+    ``peak_rss_mib`` is the peak memory of the run's process.
     """
 
     framework: str
@@ -62,6 +64,7 @@ class RunRecord:
     history: tuple[EpochRecord, ...]
     test_accuracy: float
     test_loss: float
+    test_errors: tuple[tuple[int, int], ...]
     import_seconds: float
     warmup_seconds: float
     train_seconds: float
@@ -76,13 +79,14 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "test_errors": [list(error) for error in self.test_errors]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunRecord:
         """Return the record that `to_json` made ``values`` of."""
         history = tuple(EpochRecord(**row) for row in values["history"])
-        return cls(**{**values, "history": history})
+        errors = tuple((index, digit) for index, digit in values["test_errors"])
+        return cls(**{**values, "history": history, "test_errors": errors})
 
 
 def time_to_accuracy(history: tuple[EpochRecord, ...]) -> dict[str, float | None]:

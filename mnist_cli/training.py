@@ -46,9 +46,10 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Fit:
-    """What `fit` leaves: the history, and the seconds spent beside training."""
+    """What `fit` leaves: history, final test logits (N, 10), and seconds spent beside training."""
 
     history: tuple[EpochRecord, ...]
+    test_logits: Array
     warmup_seconds: float
     evaluate_seconds: float
 
@@ -89,22 +90,24 @@ def fit(
     rates = recipe.learning_rates(config, config.epochs * steps)
 
     state = start
+    test_logits = None
     evaluate_seconds = 0.0
     while not is_finished(state):
         before = state.history[-1].train_seconds if state.history else 0.0
         losses, seconds = _train_epoch(classifier, data.train, state, rates=rates, emit=emit)
         began = time.perf_counter()
-        validation_loss, validation_accuracy = _score(classifier, data.validation)
+        validation_logits = classifier.predict_logits(data.validation.images)
+        validation_loss = cross_entropy(validation_logits, data.validation.labels)
         # An epoch's last update shows in none of its losses, but it does here.
         _require_finite(np.array([validation_loss]), state, step=(len(state.history) + 1) * steps)
-        test_loss, test_accuracy = _score(classifier, data.test)
+        test_logits = classifier.predict_logits(data.test.images)
         row = EpochRecord(
             epoch=len(state.history) + 1,
             train_loss=float(losses.mean(dtype=np.float64)),
             validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
-            test_loss=test_loss,
-            test_accuracy=test_accuracy,
+            validation_accuracy=accuracy(validation_logits, data.validation.labels),
+            test_loss=cross_entropy(test_logits, data.test.labels),
+            test_accuracy=accuracy(test_logits, data.test.labels),
             train_seconds=before + seconds,
             images_per_second=steps * config.batch_size / seconds,
         )
@@ -119,7 +122,9 @@ def fit(
             checkpoints.save(path, replace(state, velocities={}) if is_finished(state) else state)
         evaluate_seconds += time.perf_counter() - began
         emit({"event": "epoch", "epochs": config.epochs, **asdict(row)})
-    return Fit(state.history, warmup_seconds, evaluate_seconds)
+    if test_logits is None:  # it was finished before
+        test_logits = classifier.predict_logits(data.test.images)
+    return Fit(state.history, test_logits, warmup_seconds, evaluate_seconds)
 
 
 def _train_epoch(
@@ -201,11 +206,6 @@ def _require_finite(losses: Array, state: Checkpoint, *, step: int) -> None:
             f"(epoch {epochs + 1}); {kept}. "
             f"Lower --learning-rate (it was {state.config.learning_rate:g})."
         )
-
-
-def _score(classifier: Classifier, part: Images) -> tuple[float, float]:
-    logits = classifier.predict_logits(part.images)
-    return cross_entropy(logits, part.labels), accuracy(logits, part.labels)
 
 
 def _warm_up(classifier: Classifier, data: TrainingData, start: Checkpoint) -> float:

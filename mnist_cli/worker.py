@@ -64,11 +64,12 @@ class EvaluateJob:
 Job = TrainJob | EvaluateJob
 
 
-def run(job: Job, on_event: OnEvent) -> dict[str, Any]:
+def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) -> dict[str, Any]:
     """Do a job in a process of its own and return its result.
 
     ``on_event`` is called with each event on the way. Raises the `MnistError` that ended the
-    job, or `FrameworkError` if its process crashed. No process outlives the call.
+    job, or `FrameworkError` if its process crashed or was still at work after
+    ``timeout_seconds``. No process outlives the call.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(
@@ -79,14 +80,29 @@ def run(job: Job, on_event: OnEvent) -> dict[str, Any]:
             encoding="utf-8",
             env=_environment(job),
         )
+        late = threading.Event()
+
+        def stop_late() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(timeout_seconds or 0, stop_late)
+        if timeout_seconds is not None:
+            timer.start()
         try:
             result = _talk(process, job, on_event)
             process.wait()
         finally:
+            timer.cancel()
             _end(process)
-        if result is None:
-            raise _crash(job, process.returncode, stderr)
-        return result
+        if result is not None:
+            return result
+        if late.is_set():
+            raise FrameworkError(
+                f"The {job.framework} process was stopped after {timeout_seconds:g} s, "
+                "the --timeout for a run. Give it longer, or fewer epochs."
+            )
+        raise _crash(job, process.returncode, stderr)
 
 
 def _environment(job: Job) -> dict[str, str]:
@@ -197,12 +213,14 @@ def _read_job(line: str) -> Job:
 
 def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     started = time.perf_counter()
+    from datetime import datetime, timezone
     from pathlib import Path
 
-    from mnist_cli import adapters, architectures, recipe, records, training
+    from mnist_cli import adapters, architectures, evaluation, recipe, records, training
     from mnist_cli.checkpoint import Checkpoint
     from mnist_cli.data.dataset import load_dataset, split
 
+    emit({"event": "phase", "name": f"loading {job.dataset}"})
     dataset = load_dataset(job.dataset)
     data = training.prepare(dataset, split(dataset, seed=job.config.seed, limit=job.limit))
 
@@ -211,7 +229,12 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     adapter = adapters.load(job.framework)
     import_seconds = time.perf_counter() - began
     classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
-    environment = records.describe_machine() | {"threads": job.threads} | adapter.environment()
+    environment = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        **records.describe_machine(),
+        "threads": job.threads,
+        **adapter.environment(),
+    }
 
     path = Path(job.checkpoint) if job.checkpoint else None
     start = Checkpoint(
@@ -245,6 +268,7 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         history=fit.history,
         test_accuracy=last.test_accuracy,
         test_loss=last.test_loss,
+        test_errors=evaluation.errors(fit.test_logits, data.test.labels),
         import_seconds=import_seconds,
         warmup_seconds=fit.warmup_seconds,
         train_seconds=last.train_seconds,

@@ -1,0 +1,412 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+from mnist_cli import charts
+from mnist_cli.errors import OutputError, UsageError
+from mnist_cli.records import EpochRecord, RunRecord, time_to_accuracy
+
+ENVIRONMENT = {
+    "cpu": "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz",
+    "threads": 2,
+    "device": "cpu",
+    "date": "2025-01-31",
+}
+EPOCH_SECONDS = {"numpy": 70.0, "tensorflow": 24.0, "torch": 19.0}
+MEMORY_MIB = {"numpy": 640.0, "tensorflow": 1310.0, "torch": 905.0}
+BEST_ACCURACY = {"cnn": 0.9935, "mlp": 0.982}
+
+
+def make_record(
+    framework: str = "torch",
+    arch: str = "cnn",
+    *,
+    seed: int = 0,
+    epochs: int = 5,
+    best: float | None = None,
+    loss_scale: float = 1.0,
+    activation: str = "relu",
+) -> RunRecord:
+    """A made-up run with the shape of a real one: frameworks of one seed nearly coincide."""
+    rng = np.random.default_rng([seed, len(arch), len(framework)])
+    best = BEST_ACCURACY[arch] if best is None else best
+    speed = 1.0 if arch == "cnn" else 0.06
+    epoch_seconds = EPOCH_SECONDS.get(framework, 33.0) * speed * rng.uniform(0.97, 1.03)
+    history = []
+    for epoch in range(1, epochs + 1):
+        accuracy = best * (1 - 0.04 * math.exp(-0.9 * (epoch - 1)) * (1 - 0.5 * (arch == "cnn")))
+        accuracy = min(accuracy * rng.normal(1, 0.0004), 1.0)
+        loss = loss_scale * (0.16 * math.exp(-0.7 * epoch) + 3.2 * (1.0005 - accuracy))
+        history.append(
+            EpochRecord(
+                epoch=epoch,
+                train_loss=loss * (1.5 - 0.18 * min(epoch, 6)),
+                validation_loss=loss * rng.normal(1, 0.02),
+                validation_accuracy=min(accuracy * rng.normal(0.999, 0.0003), 1.0),
+                test_loss=loss,
+                test_accuracy=accuracy,
+                train_seconds=epoch * epoch_seconds,
+                images_per_second=55_000 / epoch_seconds,
+            )
+        )
+    return RunRecord(
+        framework=framework,
+        arch=arch,
+        activation=activation,
+        parameters=421_642 if arch == "cnn" else 101_770,
+        dataset="mnist",
+        train_images=55_000,
+        epochs=epochs,
+        batch_size=64,
+        learning_rate=0.1,
+        seed=seed,
+        history=tuple(history),
+        test_accuracy=history[-1].test_accuracy,
+        test_loss=history[-1].validation_loss,
+        import_seconds=2.0,
+        warmup_seconds=1.0,
+        train_seconds=history[-1].train_seconds,
+        evaluate_seconds=3.0,
+        wall_seconds=history[-1].train_seconds + 6.0,
+        images_per_second=55_000 / epoch_seconds,
+        time_to_accuracy=time_to_accuracy(tuple(history)),
+        peak_rss_mib=MEMORY_MIB.get(framework, 800.0) * rng.uniform(0.98, 1.02),
+        checkpoint=None,
+        environment=ENVIRONMENT,
+    )
+
+
+def make_records(
+    frameworks: Sequence[str] = ("numpy", "tensorflow", "torch"),
+    archs: Sequence[str] = ("cnn", "mlp"),
+    *,
+    seeds: int = 3,
+    epochs: int = 5,
+) -> list[RunRecord]:
+    return [
+        make_record(framework, arch, seed=seed, epochs=epochs)
+        for seed in range(seeds)
+        for framework in frameworks
+        for arch in archs
+    ]
+
+
+def alike(record: RunRecord, **same: float) -> RunRecord:
+    """The run with its accuracies all one value."""
+    history = tuple(
+        replace(row, test_accuracy=same["accuracy"], validation_accuracy=same["accuracy"])
+        for row in record.history
+    )
+    return replace(record, history=history, test_accuracy=same["accuracy"])
+
+
+COMPARISONS: dict[str, Callable[[], list[RunRecord]]] = {
+    "all": make_records,
+    "one framework": lambda: make_records(["tensorflow"]),
+    "one architecture": lambda: make_records(archs=["mlp"], seeds=1, epochs=2),
+    "one run of one epoch": lambda: make_records(["torch"], ["cnn"], seeds=1, epochs=1),
+    "runs of different lengths": lambda: [make_record(epochs=2), make_record(seed=1, epochs=4)],
+    "third-party frameworks": lambda: make_records(
+        ["numpy", "tensorflow", "torch", "candle-rust", "a-framework-with-a-long-name"], seeds=2
+    ),
+    "chance beside a good one": lambda: [
+        make_record(best=0.1, loss_scale=1e6),
+        make_record("numpy"),
+        make_record("numpy", "mlp", activation="sigmoid"),
+    ],
+    "all equal": lambda: [alike(run, accuracy=0.99) for run in make_records(["torch", "numpy"])],
+    "perfect, memory unknown": lambda: [
+        replace(alike(make_record(), accuracy=1.0), peak_rss_mib=0.0)
+    ],
+    "all wrong": lambda: [alike(make_record(), accuracy=0.0)],
+}
+FAILURES = [
+    {"framework": "tensorflow", "arch": "mlp", "seed": 0, "error": "out of memory"},
+    {"framework": "tensorflow", "arch": "mlp", "seed": 1, "error": "out of memory"},
+    {"framework": "numpy", "arch": "cnn", "seed": 0, "error": "stopped"},
+]
+
+
+class Drawn:
+    """What the last drawing of a figure put on it: each text with its box, in pixels."""
+
+    def __init__(self) -> None:
+        self.figure: Figure
+        self.boxes: list[tuple[Text, Bbox]] = []
+
+    def cut(self) -> list[str]:
+        """The texts that do not lie on the figure in full."""
+        width, height = self.figure.bbox.size
+        return [
+            text.get_text()
+            for text, box in self.boxes
+            if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height
+        ]
+
+    def overlapping(self) -> list[tuple[str, str]]:
+        """The pairs of texts that share more than a pixel, which is antialiasing."""
+        extents = [(text.get_text(), *box.extents.tolist()) for text, box in self.boxes]
+        return [
+            (one, other)
+            for (one, x0, y0, x1, y1), (other, u0, v0, u1, v1) in combinations(extents, 2)
+            if min(x1, u1) - max(x0, u0) > 1 and min(y1, v1) - max(y0, v0) > 1
+        ]
+
+    def smallest_font(self) -> float:
+        return min(float(text.get_fontsize()) for text, _ in self.boxes)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawn]:
+    """Watch what is really drawn: a figure also holds tick labels that it never shows."""
+    seen = Drawn()
+    draw_figure, draw_text = Figure.draw, Text.draw
+
+    def watch_figure(self: Figure, renderer: Any) -> None:
+        seen.figure, seen.boxes = self, []
+        draw_figure(self, renderer)
+
+    def watch_text(self: Text, renderer: Any) -> None:
+        draw_text(self, renderer)
+        if self.get_visible() and self.get_text().strip():
+            # Text's own box: an annotation's would take in its line to the point.
+            seen.boxes.append((self, Text.get_window_extent(self, renderer)))
+
+    monkeypatch.setattr(Figure, "draw", watch_figure)
+    monkeypatch.setattr(Text, "draw", watch_text)
+    return seen
+
+
+def require_readable(path: Path, drawn: Drawn) -> None:
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert image.width >= 1600
+    assert drawn.boxes
+    assert drawn.cut() == []
+    assert drawn.overlapping() == []
+    # 11 points at 160 dots per inch are 12 pixels high once 1600 pixels are shown in 800.
+    assert drawn.smallest_font() >= 11
+
+
+def samples(count: int, wrong: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Images, labels, predictions and confidences, the ``wrong`` mistakes spread over the set."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    labels = rng.integers(0, 10, count)
+    predictions = labels.copy()
+    predictions[rng.permutation(count)[:wrong]] += 1
+    return images, labels, predictions % 10, rng.uniform(0.995, 0.9999, count)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_comparison_is_written_with_no_text_cut_or_overlapping(
+    name: str, tmp_path: Path, drawn: Drawn
+) -> None:
+    path = tmp_path / "new folder" / "comparison_results.png"
+    charts.comparison_chart(COMPARISONS[name](), path, failures=FAILURES)
+    require_readable(path, drawn)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        make_record(),
+        make_record("tensorflow", "mlp", epochs=1),
+        make_record("a-framework-with-a-long-name", "mlp", epochs=60, activation="sigmoid"),
+        make_record(best=0.1, loss_scale=1e6),
+        alike(make_record(), accuracy=1.0),
+    ],
+    ids=["five epochs", "one epoch", "long", "chance", "perfect"],
+)
+def test_training_is_written_with_no_text_cut_or_overlapping(
+    record: RunRecord, tmp_path: Path, drawn: Drawn
+) -> None:
+    charts.training_chart(record, tmp_path / "training.png")
+    require_readable(tmp_path / "training.png", drawn)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [np.eye(10, dtype=int) * 10_000, np.full((10, 10), 10_000), np.zeros((10, 10), dtype=int)],
+    ids=["perfect", "even", "empty"],
+)
+def test_confusion_matrix_is_written_with_no_text_cut_or_overlapping(
+    matrix: np.ndarray, tmp_path: Path, drawn: Drawn
+) -> None:
+    charts.confusion_chart(matrix, tmp_path / "confusion.png", title="torch-cnn on mnist")
+    require_readable(tmp_path / "confusion.png", drawn)
+
+
+@pytest.mark.parametrize(("count", "wrong"), [(1, 0), (10, 10), (100, 50)])
+def test_predictions_are_written_with_no_text_cut_or_overlapping(
+    count: int, wrong: int, tmp_path: Path, drawn: Drawn
+) -> None:
+    charts.predictions_chart(*samples(count, wrong), tmp_path / "some.png", title="torch-cnn")
+    require_readable(tmp_path / "some.png", drawn)
+    assert f"{wrong} wrong of {count}" in " ".join(texts(drawn))
+
+
+def texts(drawn: Drawn) -> list[str]:
+    return [text.get_text().replace("\xa0", " ") for text, _ in drawn.boxes]
+
+
+def test_charts_take_the_json_of_an_evaluation(tmp_path: Path) -> None:
+    images, labels, predictions, confidences = samples(3, 1)
+    charts.confusion_chart(np.eye(10, dtype=int).tolist(), tmp_path / "matrix.png", title="one")
+    charts.predictions_chart(
+        images, labels, predictions.tolist(), confidences.tolist(), tmp_path / "grid.png", title="t"
+    )
+    assert (tmp_path / "matrix.png").exists()
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_caption_tells_runs_data_hardware_date_and_failures(drawn: Drawn) -> None:
+    records = make_records(["torch"], seeds=2, epochs=1)
+    charts.comparison_figure(records, failures=FAILURES).draw_without_rendering()
+    caption = texts(drawn)[-1].replace("\n", " ")
+    for part in (
+        "n = 2 runs each, seeds 0, 1",
+        "mnist, 55,000 training images",
+        "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz, 2 threads, device cpu",
+        "2025-01-31",
+        "tensorflow mlp failed 2 times",
+        "numpy cnn failed",
+    ):
+        assert part in caption
+
+
+def test_all_cnn_rows_stand_above_all_mlp_rows() -> None:
+    names = [cell.name for cell in charts._cells(make_records(seeds=1, epochs=1)[::-1])]
+    assert names == [
+        "numpy cnn",
+        "tensorflow cnn",
+        "torch cnn",
+        "numpy mlp",
+        "tensorflow mlp",
+        "torch mlp",
+    ]
+
+
+def test_a_single_run_has_no_interval_and_two_have_students() -> None:
+    assert charts.interval_95([0.99]) == 0
+    # t(0.975, 1) = 12.706205 (any table); the standard error of (0, 2) is 1.
+    assert charts.interval_95([0.0, 2.0]) == pytest.approx(12.706205, rel=1e-6)
+
+
+def test_an_accuracy_axis_shows_all_values_and_never_starts_at_0_for_good_ones() -> None:
+    assert charts._accuracy_limits([99.0, 99.5])[0] > 98.8
+    assert charts._accuracy_limits([100.0, 100.0]) == (99.9, 100.0)
+    assert charts._accuracy_limits([0.0])[0] == 0.0
+    low, high = charts._accuracy_limits([10.0, 99.0])
+    assert low < 10 < 99 < high
+
+
+def test_no_record_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no finished run"):
+        charts.comparison_chart([], tmp_path / "chart.png")
+
+
+def test_an_unwritable_folder_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match="Cannot write"):
+        charts.training_chart(make_record(epochs=1), tmp_path / "file" / "chart.png")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_drawing_that_fails_keeps_the_chart_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(self: Figure, path: Path, **_: object) -> None:
+        path.write_bytes(b"half a")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", disk_full)
+    chart = tmp_path / "chart.png"
+    chart.write_bytes(b"old")
+    with pytest.raises(OutputError, match="No space left"):
+        charts.training_chart(make_record(epochs=1), chart)
+    assert chart.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [chart]
+
+
+def test_importing_charts_imports_neither_matplotlib_nor_scipy() -> None:
+    code = "import sys, mnist_cli.charts; print({'matplotlib', 'scipy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_drawing_leaves_pyplot_and_its_global_figures_alone(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, numpy; from mnist_cli import charts; "
+        f"charts.confusion_chart(numpy.eye(10), pathlib.Path({str(tmp_path / 'm.png')!r}), "
+        "title='m'); print('matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def lightness(color: str) -> float:
+    """CIE L* of an sRGB colour, 0 (black) to 100 (white): what is left of it in grey."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    luminance = float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+    return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
+
+
+def test_frameworks_differ_in_grey_and_in_marker() -> None:
+    looks = [*charts.LOOKS.values(), *charts.SPARE_LOOKS]
+    assert len({look.marker for look in looks}) == len(looks)
+    ours = sorted(lightness(look.color) for look in charts.LOOKS.values())
+    assert min(np.diff(ours)) > 20
+    # 5 steps of L* are still seen apart side by side; no mark may fade into the white page.
+    everyone = sorted(lightness(look.color) for look in looks)
+    assert min(np.diff(everyone)) > 5
+    assert everyone[-1] < 75
+
+
+def test_a_framework_keeps_its_look_and_strangers_get_one_by_name() -> None:
+    looks = charts.framework_looks(["zig", "torch", "jax"])
+    assert looks["torch"] == charts.LOOKS["torch"]
+    assert (looks["jax"], looks["zig"]) == charts.SPARE_LOOKS[:2]
+    assert looks == charts.framework_looks(["jax", "zig", "torch", "zig"])
+
+
+def test_labels_are_moved_apart_no_further_than_needed() -> None:
+    assert charts.spread([0.2, 0.8], 0.1, low=0, high=1) == pytest.approx([0.2, 0.8])
+    assert charts.spread([0.5, 0.5], 0.1, low=0, high=1) == pytest.approx([0.45, 0.55])
+    assert charts.spread([1.0, 0.99], 0.1, low=0, high=1) == pytest.approx([1.0, 0.9])
+    assert charts.spread([0.0, 0.0, 0.0], 0.7, low=0, high=1) == pytest.approx([0, 0.5, 1])
+    assert charts.spread([], 0.1, low=0, high=1) == []
+
+
+def test_samples_are_half_the_most_confident_mistakes_then_right_ones() -> None:
+    labels = np.zeros(100, dtype=int)
+    predictions = np.repeat([1, 0], 50)
+    confidences = np.linspace(0, 1, 100)
+    chosen = charts.choose_samples(labels, predictions, confidences, 40)
+    assert chosen[:20].tolist() == list(range(49, 29, -1))
+    assert (predictions[chosen[20:]] == 0).all()
+    assert len(set(chosen.tolist())) == 40
+
+
+@pytest.mark.parametrize(("wrong", "right"), [(3, 97), (97, 3), (0, 5), (5, 0), (0, 0)])
+def test_samples_fill_up_where_one_kind_runs_short(wrong: int, right: int) -> None:
+    predictions = np.repeat([1, 0], [wrong, right])
+    labels = np.zeros_like(predictions)
+    chosen = charts.choose_samples(labels, predictions, np.ones(wrong + right), 40)
+    assert len(set(chosen.tolist())) == len(chosen) == min(40, wrong + right)
