@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
-from mnist_cli.records import ACCURACY_MARKS
+from mnist_cli.records import ACCURACY_MARKS, RunRecord
 
+SIGNIFICANCE = 0.05
 _STATISTICS = (
     "test_accuracy",
     "train_seconds",
@@ -19,48 +22,178 @@ _STATISTICS = (
 )
 
 
-def summarize(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row of statistics for each framework and network, in order of appearance.
+def summarize(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
+    """Return one row of `statistic`s for each framework, network and batch size, in order met.
 
-    Each figure is {n, mean, sd, ci95}: ``ci95`` is the half-width of the 95% interval of the mean
-    by Student's t, None for a single run. Times to an accuracy count only the runs that reached it.
+    Times to an accuracy count only the runs that reached it.
     """
-    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    cells: dict[tuple[str, str, int], list[RunRecord]] = {}
     for run in runs:
-        cells.setdefault((run["framework"], run["arch"]), []).append(run)
+        cells.setdefault((run.framework, run.arch, run.batch_size), []).append(run)
     return [
         {
             "framework": framework,
             "arch": arch,
+            "batch_size": batch_size,
+            "learning_rate": members[0].learning_rate,
             "n": len(members),
-            "parameters": members[0]["parameters"],
-            **{name: statistic([run[name] for run in members]) for name in _STATISTICS},
+            "parameters": members[0].parameters,
+            **{name: statistic([getattr(run, name) for run in members]) for name in _STATISTICS},
             "time_to_accuracy": {
                 str(mark): statistic(
-                    [
-                        run["time_to_accuracy"][str(mark)]
-                        for run in members
-                        if run["time_to_accuracy"][str(mark)] is not None
-                    ]
+                    [s for run in members if (s := run.time_to_accuracy[str(mark)]) is not None]
                 )
                 for mark in ACCURACY_MARKS
             },
         }
-        for (framework, arch), members in cells.items()
+        for (framework, arch, batch_size), members in cells.items()
     ]
 
 
 def statistic(values: Sequence[float]) -> dict[str, Any]:
-    """Return {n, mean, sd, ci95} of ``values``; None where there are too few of them."""
-    if not values:
-        return {"n": 0, "mean": None, "sd": None, "ci95": None}
-    import numpy as np
+    """Return {n, mean, sd, ci95} of ``values``; None where there are too few of them.
 
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return {"n": 1, "mean": mean, "sd": None, "ci95": None}
-    from scipy import stats
+    ``sd`` is the sample's standard deviation, ``ci95`` the half-width of the 95% interval of the
+    mean by Student's t with n - 1 degrees of freedom.
+    """
+    count = len(values)
+    mean = math.fsum(values) / count if count else None
+    if mean is None or count == 1:
+        return {"n": count, "mean": mean, "sd": None, "ci95": None}
+    from scipy.special import stdtrit  # scipy.stats would take a second to import
 
-    sd = float(np.std(values, ddof=1))
-    ci95 = float(stats.t.ppf(0.975, len(values) - 1)) * sd / len(values) ** 0.5
-    return {"n": len(values), "mean": mean, "sd": sd, "ci95": ci95}
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    ci95 = float(stdtrit(count - 1, 0.975)) * sd / math.sqrt(count)
+    return {"n": count, "mean": mean, "sd": sd, "ci95": ci95}
+
+
+def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Return a row for each network and each pair of frameworks that trained it.
+
+    Runs are paired by seed: both had the same weights, split and batches. ``speed_ratio`` is
+    ``first``'s images per second over ``second``'s: the geometric mean with its 95% interval.
+    ``accuracy_points`` is first minus second in percentage points of test accuracy. ``mcnemar``
+    has, for each seed, the images that only one of the two read wrong and the p-value.
+    ``faster`` and ``more_accurate`` name a clear winner or are None; see `_clear`.
+    """
+    rows = []
+    for arch, first, second in _pairs(runs, lambda run: run.arch, lambda run: run.framework):
+        pairs = _by_seed(first, second)
+        if not pairs:
+            continue
+        speed = _ratio([one.images_per_second / other.images_per_second for one, other in pairs])
+        points = statistic(
+            [100 * (one.test_accuracy - other.test_accuracy) for one, other in pairs]
+        )
+        tests = [_mcnemar(one, other) for one, other in pairs]
+        names = (first[0].framework, second[0].framework)
+        rows.append(
+            {
+                "arch": arch,
+                "first": names[0],
+                "second": names[1],
+                "n": len(pairs),
+                "speed_ratio": speed,
+                "faster": _winner(names, speed["ratio"] - 1, clear=_excludes(speed, 1)),
+                "accuracy_points": points,
+                "mcnemar": tests,
+                "more_accurate": _winner(names, points["mean"], clear=_clear(points, tests)),
+            }
+        )
+    return rows
+
+
+def compare_architectures(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Return for each framework what the CNN buys and costs against the MLP, paired by seed.
+
+    ``accuracy_points`` in percentage points of test accuracy; ``seconds_ratio`` and
+    ``parameters_ratio`` are the CNN's training seconds and parameters over the MLP's.
+    """
+    rows = []
+    for framework, first, second in _pairs(runs, lambda run: run.framework, lambda run: run.arch):
+        cnn, mlp = (first, second) if first[0].arch == "cnn" else (second, first)
+        pairs = _by_seed(cnn, mlp)
+        if pairs:
+            gains = [100 * (one.test_accuracy - other.test_accuracy) for one, other in pairs]
+            rows.append(
+                {
+                    "framework": framework,
+                    "n": len(pairs),
+                    "accuracy_points": statistic(gains),
+                    "seconds_ratio": _ratio(
+                        [one.train_seconds / other.train_seconds for one, other in pairs]
+                    ),
+                    "parameters_ratio": cnn[0].parameters / mlp[0].parameters,
+                }
+            )
+    return rows
+
+
+def _pairs(
+    runs: Sequence[RunRecord], within: Callable[[RunRecord], str], of: Callable[[RunRecord], str]
+) -> Iterator[tuple[str, list[RunRecord], list[RunRecord]]]:
+    """Yield (group, runs of one, runs of other) for any two kinds ``of`` run in each group."""
+    for group in dict.fromkeys(map(within, runs)):
+        kinds: dict[str, list[RunRecord]] = {}
+        for run in runs:
+            if within(run) == group:
+                kinds.setdefault(of(run), []).append(run)
+        for first, second in combinations(kinds.values(), 2):
+            yield group, first, second
+
+
+def _by_seed(
+    first: Iterable[RunRecord], second: Iterable[RunRecord]
+) -> list[tuple[RunRecord, RunRecord]]:
+    others = {run.seed: run for run in second}
+    return [(run, others[run.seed]) for run in first if run.seed in others]
+
+
+def _ratio(ratios: Sequence[float]) -> dict[str, Any]:
+    """Return {ratio, low, high}: the geometric mean and its 95% interval (None for one run)."""
+    logs = statistic([math.log(ratio) for ratio in ratios])
+    if logs["ci95"] is None:
+        return {"ratio": math.exp(logs["mean"]), "low": None, "high": None}
+    return {
+        "ratio": math.exp(logs["mean"]),
+        "low": math.exp(logs["mean"] - logs["ci95"]),
+        "high": math.exp(logs["mean"] + logs["ci95"]),
+    }
+
+
+def _mcnemar(first: RunRecord, second: RunRecord) -> dict[str, Any]:
+    """Return McNemar's exact test on the test images that just one of two runs read wrong.
+
+    If both were equally good, each such image would fall to either side like a fair coin
+    (McNemar, 1947, doi:10.1007/BF02295996): a two-sided binomial test.
+    """
+    from scipy.special import bdtr
+
+    wrong, other_wrong = ({index for index, _ in run.test_errors} for run in (first, second))
+    only_first, only_second = len(wrong - other_wrong), len(other_wrong - wrong)
+    tail = float(bdtr(min(only_first, only_second), only_first + only_second, 0.5))
+    return {
+        "seed": first.seed,
+        "only_first_wrong": only_first,
+        "only_second_wrong": only_second,
+        "p_value": min(1.0, 2 * tail),
+    }
+
+
+def _excludes(ratio: dict[str, Any], value: float) -> bool:
+    """Return whether a ratio's interval leaves ``value`` out; one run has no interval."""
+    return ratio["low"] is not None and not ratio["low"] <= value <= ratio["high"]
+
+
+def _clear(points: dict[str, Any], tests: Sequence[dict[str, Any]]) -> bool:
+    """Return whether a difference in accuracy is clear.
+
+    McNemar's test must reject at 5% for every seed, and with more than one the 95% interval of
+    the difference must leave 0 out.
+    """
+    apart = points["ci95"] is None or abs(points["mean"]) > points["ci95"]
+    return apart and all(test["p_value"] < SIGNIFICANCE for test in tests)
+
+
+def _winner(names: tuple[str, str], difference: float, *, clear: bool) -> str | None:
+    return (names[0] if difference > 0 else names[1]) if clear else None

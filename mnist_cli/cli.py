@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,9 @@ from mnist_cli.config import ARCHITECTURES, DEVICES, ModelSpec, TrainConfig, req
 from mnist_cli.errors import MnistError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
+
+    from mnist_cli.worker import TrainJob
 
 app = typer.Typer(
     name="mnist",
@@ -53,6 +56,11 @@ DatasetName = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="Train on this many images only: a quick try.")]
 ResultsDir = Annotated[Path, typer.Option(help="Where models, records and charts go.")]
+Runs = Annotated[int, typer.Option(help="Repeats of each, with seeds seed, seed+1, ...")]
+Timeout = Annotated[
+    float | None, typer.Option(help="Seconds after which a run is given up.", show_default="none")
+]
+ResumeRuns = Annotated[bool, typer.Option("--resume", help="Do only the runs still missing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
@@ -179,7 +187,7 @@ def compare(
     framework: Frameworks = None,
     arch: Archs = None,
     epochs: Epochs = _DEFAULTS.epochs,
-    runs: Annotated[int, typer.Option(help="Repeats, with seeds seed, seed+1, ...")] = 1,
+    runs: Runs = 1,
     batch_size: BatchSize = _DEFAULTS.batch_size,
     learning_rate: LearningRate = _DEFAULTS.learning_rate,
     seed: Seed = _DEFAULTS.seed,
@@ -189,16 +197,14 @@ def compare(
     dataset: DatasetName = "mnist",
     limit: Limit = None,
     results_dir: ResultsDir = Path("results"),
+    timeout: Timeout = None,
+    resume: ResumeRuns = False,
     as_json: AsJson = False,
 ) -> None:
     """Train both networks in every framework under equal conditions, and compare."""
-    from mnist_cli import adapters, charts, console, experiments, worker
-    from mnist_cli.records import RunRecord, require_writable
+    from mnist_cli import experiments, worker
 
-    if not 1 <= runs <= 1000:
-        raise UsageError(f"runs must be from 1 to 1000, not {runs}.")
-    frameworks = [_framework(name) for name in _distinct(framework or adapters.names())]
-    archs = _distinct(arch or ARCHITECTURES)
+    frameworks, archs = _cells(framework, arch)
     template = worker.TrainJob(
         framework=frameworks[0],
         spec=ModelSpec(archs[0]),
@@ -213,27 +219,109 @@ def compare(
         dataset=dataset,
         limit=limit,
         device=_device(device),
+        checkpoint=str(results_dir / "models"),
     )
-    jobs = experiments.plan(
-        template, frameworks=frameworks, archs=archs, runs=runs, models=results_dir / "models"
+    _require_range("runs", runs, 1, 1000)
+    jobs = experiments.plan_comparison(template, frameworks=frameworks, archs=archs, runs=runs)
+    _run_experiment(
+        jobs,
+        results_dir / f"{experiments.COMPARISON}.json",
+        settings=_settings(template, frameworks=frameworks, archs=archs, runs=runs),
+        timeout=timeout,
+        resume=resume,
+        as_json=as_json,
     )
+
+
+@app.command()
+def sweep_batch(
+    batch_sizes: Annotated[str, typer.Option(help="With commas between.")] = "16,32,64,128,256,512",
+    lr_scaling: Annotated[
+        str, typer.Option(help="How the learning rate follows the batch: none, linear or sqrt.")
+    ] = "linear",
+    framework: Frameworks = None,
+    arch: Archs = None,
+    epochs: Epochs = 3,
+    runs: Runs = 1,
+    learning_rate: Annotated[
+        float, typer.Option(help=f"Peak at batch size {_DEFAULTS.batch_size}.")
+    ] = _DEFAULTS.learning_rate,
+    seed: Seed = _DEFAULTS.seed,
+    threads: Threads = None,
+    device: Device = "auto",
+    dataset: DatasetName = "mnist",
+    limit: Limit = None,
+    results_dir: ResultsDir = Path("results"),
+    timeout: Timeout = None,
+    resume: ResumeRuns = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train at several batch sizes: what is fast, and what it costs in accuracy."""
+    from mnist_cli import experiments, worker
+
+    frameworks, archs = _cells(framework, arch)
+    require_choice("learning-rate scaling", lr_scaling, experiments.LR_SCALINGS)
+    try:
+        sizes = sorted({int(size) for size in batch_sizes.split(",")})
+    except ValueError:
+        raise UsageError(
+            f"batch sizes must be whole numbers with commas between, such as 32,64, "
+            f"not '{batch_sizes}'."
+        ) from None
+    template = worker.TrainJob(
+        framework=frameworks[0],
+        spec=ModelSpec(archs[0]),
+        config=TrainConfig(epochs=epochs, learning_rate=learning_rate, seed=seed),
+        threads=_threads(threads),
+        dataset=dataset,
+        limit=limit,
+        device=_device(device),
+    )
+    _require_range("runs", runs, 1, 1000)
+    jobs = experiments.plan_sweep(
+        template,
+        frameworks=frameworks,
+        archs=archs,
+        runs=runs,
+        batch_sizes=sizes,
+        lr_scaling=lr_scaling,
+    )
+    settings = _settings(template, frameworks=frameworks, archs=archs, runs=runs)
+    _run_experiment(
+        jobs,
+        results_dir / f"{experiments.SWEEP}.json",
+        settings=settings | {"batch_sizes": sizes, "lr_scaling": lr_scaling},
+        timeout=timeout,
+        resume=resume,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def report(
+    results_dir: ResultsDir = Path("results"),
+    output_format: Annotated[
+        str, typer.Option("--format", help="table, markdown, csv or json.")
+    ] = "table",
+    as_json: AsJson = False,
+) -> None:
+    """Draw every chart and table again from the records, and write report.html."""
+    from mnist_cli import reports
+    from mnist_cli.records import require_writable
+
+    require_choice("format", output_format, ("table", "markdown", "csv", "json"))
     require_writable(results_dir)
-    path = results_dir / "comparison_results.json"
-    with console.TrainingProgress([job.spec.arch for job in jobs]) as progress:
-        document = experiments.compare(jobs, path=path, observer=progress)
-    chart = results_dir / "comparison_results.png"
-    if document["runs"]:
-        records = [RunRecord.from_json(run) for run in document["runs"]]
-        charts.comparison_chart(records, chart, failures=document["failures"])
-    if as_json:
-        _print_json(document)
+    documents = reports.load_all(results_dir)
+    written = reports.draw_all(documents, results_dir)
+    if as_json or output_format == "json":
+        _print_json(documents)
+    elif output_format == "table":
+        for document in documents.values():
+            _show_experiment(document)
     else:
-        console.stdout().print(console.comparison_table(document))
-        for failure in document["failures"]:
-            _say(f"failed {failure['framework']} {failure['arch']}: {failure['error']}")
-        _say_written(path, *([chart] if document["runs"] else []))
-    if document["failures"]:
-        raise typer.Exit(1)
+        text = reports.as_markdown if output_format == "markdown" else reports.as_csv
+        typer.echo("\n".join(text(document) for document in documents.values()), nl=False)
+    _say_written(*written)
 
 
 @app.command()
@@ -307,6 +395,71 @@ def _print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=1))
 
 
+def _cells(frameworks: list[str] | None, archs: list[str] | None) -> tuple[list[str], list[str]]:
+    """Return the frameworks and architectures asked for, each once; all of them by default."""
+    from mnist_cli import adapters
+
+    names = [_framework(name) for name in dict.fromkeys(frameworks or adapters.names())]
+    return names, [ModelSpec(arch).arch for arch in dict.fromkeys(archs or ARCHITECTURES)]
+
+
+def _settings(template: TrainJob, **plan: Any) -> dict[str, Any]:
+    """Return what makes an experiment the same one when it is resumed."""
+    job = asdict(template)
+    config = job.pop("config")
+    for of_one_run in ("framework", "spec", "checkpoint", "resume"):
+        del job[of_one_run]
+    return {**plan, **config, **job}
+
+
+def _run_experiment(
+    jobs: list[TrainJob],
+    path: Path,
+    *,
+    settings: dict[str, Any],
+    timeout: float | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Run, draw and show a comparison or a sweep; exit with 1 if a run failed."""
+    from mnist_cli import console, experiments, reports
+
+    if timeout is not None and timeout <= 0:
+        raise UsageError(f"timeout must be above 0 seconds, not {timeout:g}.")
+    with console.TrainingProgress([job.spec.arch for job in jobs]) as progress:
+        document = experiments.run(
+            jobs,
+            path=path,
+            settings=settings,
+            observer=progress,
+            resume=resume,
+            timeout_seconds=timeout,
+        )
+    written = reports.draw(path.stem, document, path.parent)
+    if as_json:
+        _print_json(document)
+    else:
+        _show_experiment(document)
+        for failure in document["failures"]:
+            _say(f"failed {failure['framework']} {failure['arch']}: {failure['error']}")
+        _say_written(path, *written)
+    if document["failures"]:
+        raise typer.Exit(1)
+
+
+def _show_experiment(document: Mapping[str, Any]) -> None:
+    from mnist_cli import console, reports
+
+    console.stdout().print(console.experiment_table(document))
+    for line in reports.verdicts(document):
+        typer.echo(line)
+
+
+def _require_range(what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{what} must be from {low} to {high}, not {value}.")
+
+
 def _framework(name: str) -> str:
     """Return ``name`` if there is such a framework; importing none."""
     from mnist_cli import adapters
@@ -326,11 +479,5 @@ def _threads(threads: int | None) -> int:
 
     if threads is None:
         return available_cores()
-    if not 1 <= threads <= 1024:
-        raise UsageError(f"threads must be from 1 to 1024, not {threads}.")
+    _require_range("threads", threads, 1, 1024)
     return threads
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Return ``names`` without repeats, in order: a run of each is wanted once."""
-    return list(dict.fromkeys(names))

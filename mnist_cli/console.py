@@ -5,7 +5,7 @@ Progress goes to standard error, tables to standard output, so that ``--json`` a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mnist_cli import reports
 from mnist_cli.records import RunRecord
 
 # How long a CNN's run takes against an MLP's, roughly: only the bar over all runs needs it.
@@ -45,6 +46,8 @@ class TrainingProgress:
         self._costs = [_RELATIVE_COST.get(arch, 1) for arch in archs]
         self._finished = 0
         self._label = ""
+        # In a terminal the live bars tell of epochs; over several runs only ended runs leave a row.
+        self._shows_rows = len(archs) > 1 and self._console.is_terminal
         self._progress = Progress(
             # Two lines a task: all of it fits a terminal of 80 columns.
             TextColumn("{task.description}\n  {task.fields[status]}", markup=False),
@@ -93,7 +96,7 @@ class TrainingProgress:
             )
             done = event["step"] / event["total_steps"] * self._costs[self._finished]
             self._progress.update(self._all, completed=self._cost_so_far() + done)
-        elif event["event"] == "epoch":
+        elif event["event"] == "epoch" and not self._shows_rows:
             self._console.print(
                 f"{self._label}  {event['epoch']}/{event['epochs']}  "
                 f"loss {event['train_loss']:.4f}  "
@@ -102,13 +105,22 @@ class TrainingProgress:
                 soft_wrap=True,
             )
 
-    def finish_run(self, failure: str | None = None) -> None:
-        """Show that the current run has ended, well or with ``failure``."""
+    def finish_run(self, record: RunRecord | None = None, *, failure: str = "") -> None:
+        """Show that the current run has ended: with a record, or with what made it fail."""
         self._finished += 1
         self._progress.update(self._all, completed=self._cost_so_far())
-        if failure is not None:
+        if record is None:
             self._console.print(f"[red]failed[/red] {self._label}: ", end="")
-            self._console.print(failure, markup=False, soft_wrap=True)
+            self.note(failure)
+        elif self._shows_rows:
+            self.note(
+                f"{self._label:32} test {record.test_accuracy:.2%}  "
+                f"{record.train_seconds:6.1f} s  {record.images_per_second:8,.0f} images/s"
+            )
+
+    def note(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def _cost_so_far(self) -> int:
         return sum(self._costs[: self._finished])
@@ -152,39 +164,13 @@ def history_table(record: RunRecord) -> Table:
     return table
 
 
-def comparison_table(document: Mapping[str, Any]) -> Table:
-    """Return the closing table of a comparison, failures included."""
-    runs = max((row["n"] for row in document["summary"]), default=0)
-    table = _table(
-        f"{runs} run{'s' if runs != 1 else ''} of each, one at a time, "
-        "same weights, batches, learning rates and optimiser",
-        (
-            "framework",
-            "network",
-            "test\naccuracy",
-            "train\nseconds",
-            "images\n/ second",
-            "seconds\nto 98%",
-            "seconds\nto 99%",
-            "peak\nMiB",
-        ),
-        left=2,
-    )
-    for row in document["summary"]:
-        table.add_row(
-            row["framework"],
-            row["arch"],
-            _interval(row["test_accuracy"], lambda value: f"{value:.2%}"),
-            _interval(row["train_seconds"], lambda value: f"{value:.1f}"),
-            _interval(row["images_per_second"], lambda value: f"{value:,.0f}"),
-            *(
-                "-" if statistic["mean"] is None else f"{statistic['mean']:.1f}"
-                for statistic in row["time_to_accuracy"].values()
-            ),
-            f"{row['peak_rss_mib']['mean']:,.0f}",
-        )
-    for failure in document["failures"]:
-        table.add_row(failure["framework"], failure["arch"], "[red]failed[/red]")
+def experiment_table(document: Mapping[str, Any]) -> Table:
+    """Return the closing table of a comparison or a sweep, failures included."""
+    header, rows = reports.table(document)
+    left = header.index("test accuracy")
+    table = _table(reports.caption(document), [name.replace(" ", "\n", 1) for name in header], left)
+    for row in rows:
+        table.add_row(*("[red]failed[/red]" if cell == "failed" else cell for cell in row))
     return table
 
 
@@ -226,15 +212,7 @@ def _plain(value: Any) -> str:
     return "not installed" if value is None else str(value)
 
 
-def _interval(statistic: Mapping[str, Any], show: Callable[[float], str]) -> str:
-    """Return ``mean`` or ``mean ± half-width of its 95% interval``."""
-    text = show(statistic["mean"])
-    if statistic["ci95"] is not None:
-        text += f" ± {show(statistic['ci95'])}"
-    return text
-
-
-def _table(title: str, columns: Sequence[str], *, left: int = 0) -> Table:
+def _table(title: str, columns: Sequence[str], left: int = 0) -> Table:
     table = Table(
         title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=0
     )

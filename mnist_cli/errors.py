@@ -37,5 +37,9 @@ class DivergedError(MnistError):
     """The training loss stopped being a number."""
 
 
+class RecordError(MnistError):
+    """The records of an experiment are missing, damaged, or of another experiment."""
+
+
 class OutputError(MnistError):
     """A result could not be written."""

@@ -1,17 +1,31 @@
-"""Comparisons: the plan of runs, one process each, and the statistics over them."""
+"""Comparisons: plans of runs, one process each, that survive failures, Ctrl-C and kills."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
+
 from mnist_cli import analysis, worker
 from mnist_cli.config import ModelSpec
-from mnist_cli.errors import DivergedError, FrameworkError
-from mnist_cli.records import SCHEMA_VERSION, describe_machine, write_json
+from mnist_cli.errors import DivergedError, FrameworkError, OutputError, RecordError
+from mnist_cli.records import (
+    SCHEMA_VERSION,
+    RunRecord,
+    describe_machine,
+    require_writable,
+    write_json,
+)
+
+COMPARISON = "comparison_results"
+SWEEP = "batch_size_comparison"
+LR_SCALINGS = ("none", "linear", "sqrt")
 
 
 class Observer(Protocol):
@@ -20,25 +34,24 @@ class Observer(Protocol):
     def start_run(self, label: str) -> None:
         """A run begins."""
 
-    def on_event(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: Mapping[str, Any]) -> None:
         """The current run reports."""
 
-    def finish_run(self, failure: str | None = None) -> None:
-        """The current run has ended, with an error message if it failed."""
+    def finish_run(self, record: RunRecord | None = None, *, failure: str = "") -> None:
+        """The current run has ended: with a record, or with the message of its failure."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
 
 
-def plan(
-    template: worker.TrainJob,
-    *,
-    frameworks: Sequence[str],
-    archs: Sequence[str],
-    runs: int,
-    models: Path,
+def plan_comparison(
+    template: worker.TrainJob, *, frameworks: Sequence[str], archs: Sequence[str], runs: int
 ) -> list[worker.TrainJob]:
     """Return the jobs of a comparison: every framework with every network, ``runs`` times.
 
     Run i has the seed of ``template`` plus i. Every other round is reversed (ABC CBA), so that a
-    machine that slows down or speeds up favours nobody. The first round's models go to ``models``.
+    machine that slows down or speeds up favours nobody. If ``template`` names a folder as its
+    checkpoint, the first round's models go there.
     """
     cells = [(framework, arch) for arch in archs for framework in frameworks]
     return [
@@ -47,39 +60,204 @@ def plan(
             framework=framework,
             spec=ModelSpec(arch),
             config=replace(template.config, seed=template.config.seed + run),
-            checkpoint=str(models / f"{framework}-{arch}.safetensors") if run == 0 else None,
+            checkpoint=f"{template.checkpoint}/{framework}-{arch}.safetensors"
+            if template.checkpoint and run == 0
+            else None,
         )
         for run in range(runs)
         for framework, arch in (cells if run % 2 == 0 else reversed(cells))
     ]
 
 
-def compare(jobs: Sequence[worker.TrainJob], *, path: Path, observer: Observer) -> dict[str, Any]:
-    """Do the jobs one at a time and return the document, also written to ``path`` after each run.
+def plan_sweep(
+    template: worker.TrainJob,
+    *,
+    frameworks: Sequence[str],
+    archs: Sequence[str],
+    runs: int,
+    batch_sizes: Sequence[int],
+    lr_scaling: str,
+) -> list[worker.TrainJob]:
+    """Return the jobs of a sweep: a comparison at each batch size.
 
-    A run whose framework is missing, crashes or diverges becomes a failure and the others go on;
-    any other error would meet every run, and is raised.
+    The learning rate of ``template`` is that of its batch size; at k times that size it is scaled
+    by k ("linear": Goyal et al., 2017, arXiv:1706.02677), by the root of k ("sqrt": Krizhevsky,
+    2014, arXiv:1404.5997), or not at all ("none").
     """
-    runs: list[dict[str, Any]] = []
-    failures: list[dict[str, Any]] = []
-    machine = describe_machine()
-    for job in jobs:
-        observer.start_run(f"{job.framework} {job.spec.arch} seed {job.config.seed}")
-        failure = None
-        try:
-            runs.append(worker.run(job, observer.on_event))
-        except (FrameworkError, DivergedError) as error:
-            failure = str(error)
-            cell = {"framework": job.framework, "arch": job.spec.arch, "seed": job.config.seed}
-            failures.append({**cell, "error": failure})
-        observer.finish_run(failure)
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "runs": runs,
-            "failures": failures,
-            "summary": analysis.summarize(runs),
-            "environment": machine,
-        }
+    config = template.config
+    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[lr_scaling]
+    return [
+        job
+        for batch_size in batch_sizes
+        for job in plan_comparison(
+            replace(
+                template,
+                checkpoint=None,
+                config=replace(
+                    config,
+                    batch_size=batch_size,
+                    learning_rate=config.learning_rate * (batch_size / config.batch_size) ** power,
+                ),
+            ),
+            frameworks=frameworks,
+            archs=archs,
+            runs=runs,
+        )
+    ]
+
+
+def run(
+    jobs: Sequence[worker.TrainJob],
+    *,
+    path: Path,
+    settings: Mapping[str, Any],
+    observer: Observer,
+    resume: bool,
+    timeout_seconds: float | None = None,
+) -> dict[str, Any]:
+    """Do the jobs one at a time and return the document, in the end also at ``path``.
+
+    Until then each finished run stands in a file ``.partial.json`` beside it; with ``resume`` the
+    runs found there are not done again. A run whose framework is missing, crashes, hangs or
+    diverges becomes a failure and the others go on; any other error would meet every run, and is
+    raised. Raises `RecordError` if what is to be resumed had other ``settings``, and
+    `OutputError` if another experiment is at work in the folder.
+    """
+    partial = path.with_suffix(".partial.json")
+    with _alone_in(path.parent):
+        for existing in (path, partial):
+            _keep_aside_unless_readable(existing, observer)
+        finished = _finished(partial, path, settings) if resume else {}
+        failures: list[dict[str, Any]] = []
+        document = _document(jobs, finished, failures, settings)
+        for job in jobs:
+            observer.start_run(_label(job, jobs))
+            record = finished.get(_key(job))
+            failure = ""
+            if record is None:
+                try:
+                    result = worker.run(job, observer.on_event, timeout_seconds=timeout_seconds)
+                    record = finished[_key(job)] = RunRecord.from_json(result)
+                except (FrameworkError, DivergedError) as error:
+                    failure = str(error)
+                    names = ("framework", "arch", "batch_size", "seed")
+                    failures.append(dict(zip(names, _key(job), strict=True)) | {"error": failure})
+                document = _document(jobs, finished, failures, settings)
+                write_json(partial, document)
+            observer.finish_run(record, failure=failure)
         write_json(path, document)
+        partial.unlink(missing_ok=True)
     return document
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the document of an experiment.
+
+    Raises `RecordError` if there is none, or one that is damaged or of another schema version.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = document["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise RecordError(
+                f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}. "
+                "Use the version of mnist-cli that wrote it, or measure anew."
+            )
+        records(document)
+        if not isinstance(document["settings"], dict) or not isinstance(document["failures"], list):
+            raise TypeError("settings and failures are not what they should be")
+    except FileNotFoundError:
+        raise RecordError(f"No records at {path}. Make them with 'mnist compare'.") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RecordError(
+            f"{path} is damaged ({type(error).__name__}: {error}). "
+            "Bring it back from a copy, or measure anew."
+        ) from error
+    return dict(document)
+
+
+def records(document: Mapping[str, Any]) -> list[RunRecord]:
+    """Return the runs of a document as records."""
+    return [RunRecord.from_json(values) for values in document["runs"]]
+
+
+def _document(
+    jobs: Sequence[worker.TrainJob],
+    finished: Mapping[Any, RunRecord],
+    failures: list[dict[str, Any]],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    # In the order of the plan, whatever was resumed.
+    runs = [finished[_key(job)] for job in jobs if _key(job) in finished]
+    one_batch_size = len({job.config.batch_size for job in jobs}) == 1
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "settings": dict(settings),
+        "runs": [record.to_json() for record in runs],
+        "failures": failures,
+        "summary": analysis.summarize(runs),
+        "frameworks": analysis.compare_frameworks(runs) if one_batch_size else [],
+        "architectures": analysis.compare_architectures(runs) if one_batch_size else [],
+        "environment": describe_machine(),
+    }
+
+
+def _key(job: worker.TrainJob) -> tuple[str, str, int, int]:
+    return (job.framework, job.spec.arch, job.config.batch_size, job.config.seed)
+
+
+def _label(job: worker.TrainJob, jobs: Sequence[worker.TrainJob]) -> str:
+    framework, arch, batch_size, seed = _key(job)
+    label = f"{framework} {arch}"
+    if len({other.config.batch_size for other in jobs}) > 1:
+        label += f" batch {batch_size}"
+    return label + (f" seed {seed}" if len({other.config.seed for other in jobs}) > 1 else "")
+
+
+def _finished(
+    partial: Path, path: Path, settings: Mapping[str, Any]
+) -> dict[tuple[str, str, int, int], RunRecord]:
+    """Return the runs of an unfinished experiment, or of a finished one that had failures."""
+    found = next((candidate for candidate in (partial, path) if candidate.exists()), None)
+    if found is None:
+        return {}
+    document = load(found)
+    for name, value in settings.items():
+        if document["settings"].get(name) != value:
+            raise RecordError(
+                f"Cannot resume {found}: it was measured with {name} "
+                f"{document['settings'].get(name)}, not {value}. That is another comparison: give "
+                "the same settings, or leave --resume out to start anew."
+            )
+    return {(r.framework, r.arch, r.batch_size, r.seed): r for r in records(document)}
+
+
+def _keep_aside_unless_readable(path: Path, observer: Observer) -> None:
+    """Rename a document that this program cannot read, so that nothing is ever lost."""
+    if not path.exists():
+        return
+    try:
+        load(path)
+    except RecordError as error:
+        aside = next(
+            candidate
+            for number in range(1, 10_000)
+            if not (candidate := path.with_suffix(f".kept-{number}.json")).exists()
+        )
+        path.rename(aside)
+        observer.note(f"{error} It is kept as {aside}.")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system frees it when the process ends, however it ends."""
+    require_writable(folder)
+    try:
+        with FileLock(folder / ".mnist.lock", timeout=0):
+            yield
+    except Timeout:
+        raise OutputError(
+            f"Another comparison is at work in {folder}. "
+            "Wait for it, or choose another folder with --results-dir."
+        ) from None

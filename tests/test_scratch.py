@@ -1,0 +1,281 @@
+"""The from-scratch network and its adapter: what they compute, beside the gradients."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mnist_cli.adapters.base import STEPS_PER_CHUNK
+from mnist_cli.adapters.numpy_adapter import adapter
+from mnist_cli.architectures import parameter_count, parameter_shapes
+from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import FrameworkError
+from mnist_cli.recipe import starting_weights
+from mnist_cli.scratch.layers import PLACES, Conv, Sigmoid
+from mnist_cli.scratch.loss import softmax_cross_entropy
+from mnist_cli.scratch.network import Network
+from mnist_cli.scratch.optimizer import nesterov_step
+
+CNN, MLP = ModelSpec("cnn"), ModelSpec("mlp")
+SPECS = [CNN, MLP, ModelSpec("mlp", "sigmoid")]
+CONFIG = TrainConfig(batch_size=16)
+
+
+def pictures(count=64):
+    """Noise with a bright bar whose row tells the label: quickly learnt."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, count)
+    images = rng.standard_normal((count, 28, 28)).astype(np.float32)
+    for image, label in zip(images, labels, strict=True):
+        image[4 + 2 * label : 6 + 2 * label] += 3
+    return images, labels
+
+
+def classifier(spec, *, threads=1, config=CONFIG):
+    built = adapter.build(spec, config, device="cpu", threads=threads)
+    built.import_weights(starting_weights(spec, seed=3))
+    return built
+
+
+def train(model, *, steps=6, learning_rate=0.02, start=0):
+    images, labels = pictures()
+    order = np.random.default_rng(1).integers(0, len(labels), 100 * model.batch_size)
+    order = order[start * model.batch_size :][: steps * model.batch_size]
+    rates = np.full(steps, learning_rate, dtype=np.float32)
+    chunks = model.train_epoch(images, labels, order=order, learning_rates=rates)
+    return np.concatenate(list(chunks))
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_convolution_is_the_sum_that_its_docstring_states():
+    rng = np.random.default_rng(2)
+    count, height, width, channels, filters = 2, 4, 6, 3, 5
+    images = rng.standard_normal((count, height, width, channels))
+    weight, bias = rng.standard_normal((3, 3, channels, filters)), rng.standard_normal(filters)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = np.zeros((count, height, width, filters)) + bias
+    for j, i in np.ndindex(3, 3):
+        expected += padded[:, i : i + height, j : j + width] @ weight[j, i]
+    layer = Conv(weight, bias, np.empty_like(weight), np.empty_like(bias))
+    for (row, column), quarter in zip(PLACES, layer.forward(images), strict=True):
+        # float64, 27 terms in another order
+        np.testing.assert_allclose(quarter, expected[:, row::2, column::2], rtol=0, atol=1e-13)
+
+
+def test_a_smaller_batch_is_not_disturbed_by_a_larger_one_before_it():
+    model = classifier(CNN)
+    images, _ = pictures(33)
+    alone = classifier(CNN).predict_logits(images[:5])
+    model.predict_logits(images)
+    np.testing.assert_array_equal(model.predict_logits(images[:5]), alone)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_parameters_are_all_there_in_canonical_shape(spec):
+    weights = classifier(spec).export_weights()
+    assert {name: array.shape for name, array in weights.items()} == parameter_shapes(spec)
+    assert sum(array.size for array in weights.values()) == parameter_count(spec)
+    assert all(array.dtype == np.float32 for array in weights.values())
+    assert all(array.flags.c_contiguous for array in weights.values())
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_import_then_export_changes_no_bit(spec):
+    assert_same(classifier(spec).export_weights(), starting_weights(spec, seed=3))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_exported_weights_are_a_copy(spec):
+    model = classifier(spec)
+    for array in model.export_weights().values():
+        array += 1
+    assert_same(model.export_weights(), starting_weights(spec, seed=3))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_trained_weights_give_the_same_logits_in_another_network(spec):
+    trained, other = classifier(spec), classifier(spec)
+    train(trained)
+    other.import_weights(trained.export_weights())
+    images, _ = pictures(40)
+    np.testing.assert_array_equal(other.predict_logits(images), trained.predict_logits(images))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_run_twice_gives_the_same_bits(spec, threads):
+    config = replace(CONFIG, batch_size=37)
+    first, second = (classifier(spec, threads=threads, config=config) for _ in range(2))
+    np.testing.assert_array_equal(train(first), train(second))
+    assert_same(first.export_weights(), second.export_weights())
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_threads_change_nothing_but_rounding(spec, monkeypatch):
+    monkeypatch.setattr("mnist_cli.scratch.network.MIN_SHARE", {"cnn": 1, "mlp": 1})
+    one, two = classifier(spec, threads=1), classifier(spec, threads=2)
+    # float32 rounds at 1e-7, which six steps let grow; a lost share would show in the first digit.
+    np.testing.assert_allclose(train(one), train(two), rtol=1e-4)
+    for name, weight in one.export_weights().items():
+        np.testing.assert_allclose(two.export_weights()[name], weight, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_training_learns(spec):
+    losses = train(classifier(spec, threads=2), steps=40, learning_rate=0.02)
+    assert losses[:3].mean() > 1.5  # a guess costs log 10 = 2.3
+    assert losses[-3:].mean() < 0.5
+
+
+@pytest.mark.parametrize("spec", [CNN, MLP], ids=str)
+def test_training_resumes_exactly_from_weights_and_velocities(spec):
+    whole, first, second = (classifier(spec) for _ in range(3))
+    train(whole, steps=6)
+    train(first, steps=3)
+    second.import_weights(first.export_weights())
+    second.import_optimizer(first.export_optimizer())
+    train(second, steps=3, start=3)
+    assert_same(second.export_weights(), whole.export_weights())
+    assert_same(second.export_optimizer(), whole.export_optimizer())
+
+
+def test_losses_come_in_chunks_one_for_each_step():
+    images, labels = pictures()
+    steps = 2 * STEPS_PER_CHUNK + 5
+    chunks = list(
+        classifier(MLP, config=TrainConfig(batch_size=2)).train_epoch(
+            images,
+            labels,
+            order=np.arange(2 * steps) % len(labels),
+            learning_rates=np.full(steps, 0.01, dtype=np.float32),
+        )
+    )
+    assert [len(chunk) for chunk in chunks] == [STEPS_PER_CHUNK, STEPS_PER_CHUNK, 5]
+    assert all(chunk.dtype == np.float32 for chunk in chunks)
+
+
+def test_loss_is_that_of_the_batch_before_its_update():
+    model = classifier(MLP)
+    images, labels = pictures(16)
+    logits = model.predict_logits(images).astype(np.float64)
+    expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(16), labels]
+    (losses,) = model.train_epoch(
+        images, labels, order=np.arange(16), learning_rates=np.ones(1, dtype=np.float32)
+    )
+    assert losses[0] == pytest.approx(expected.mean(), rel=1e-6)  # float32
+
+
+def test_optimizer_follows_the_contract_and_spares_the_biases():
+    config = TrainConfig(batch_size=16, momentum=0.8, weight_decay=0.05)
+    images, labels = pictures(48)
+    model = classifier(MLP, config=config)
+    rates = np.array([0.1, 0.02, 0.05], dtype=np.float32)
+    for _ in model.train_epoch(images, labels, order=np.arange(48), learning_rates=rates):
+        pass
+
+    reference = Network(MLP, dtype=np.float64)
+    weights = {k: w.astype(np.float64) for k, w in starting_weights(MLP, seed=3).items()}
+    velocities = {name: np.zeros_like(weight) for name, weight in weights.items()}
+    for step, rate in enumerate(rates):
+        reference.weights.load(weights)
+        batch = slice(16 * step, 16 * step + 16)
+        _, gradients = reference.loss_and_gradients(images[batch], labels[batch])
+        for name, w in weights.items():
+            g = gradients[name] + (0.05 * w if name.endswith(".weight") else 0)
+            velocities[name] = 0.8 * velocities[name] + g
+            weights[name] = w - rate * (g + 0.8 * velocities[name])
+    for name, weight in model.export_weights().items():
+        # float32 against float64 over three steps
+        np.testing.assert_allclose(weight, weights[name], rtol=0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            model.export_optimizer()[name], velocities[name], rtol=0, atol=1e-6, err_msg=name
+        )
+
+
+def test_nesterov_step_adds_the_shares_of_the_gradient():
+    w, v = np.array([1.0, -2.0]), np.array([0.5, 0.0])
+    nesterov_step(
+        w,
+        v,
+        [np.array([0.1, 0.2]), np.array([0.3, 0.4])],
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=0.01,
+    )
+    # By hand: g = (0.41, 0.58), v = 0.9 v + g = (0.86, 0.58), w -= 0.1 (g + 0.9 v). float64.
+    np.testing.assert_allclose(v, [0.86, 0.58], rtol=1e-14)
+    np.testing.assert_allclose(w, [1 - 0.1184, -2 - 0.1102], rtol=1e-14)
+
+
+def test_huge_logits_do_not_overflow():
+    logits = np.array([[1000, 0, -1000], [1000, 1000, 0]], dtype=np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        loss, gradient = softmax_cross_entropy(logits, np.array([0, 0]), batch_size=2)
+    assert loss == pytest.approx(np.log(2) / 2)  # nothing for the first image, a coin for the other
+    np.testing.assert_allclose(gradient, [[0, 0, 0], [-0.25, 0.25, 0]])
+
+
+def test_sigmoid_does_not_overflow():
+    with np.errstate(all="raise", under="ignore"):
+        outputs = Sigmoid().forward(np.array([-1000, 0, 1000], dtype=np.float32))
+    np.testing.assert_array_equal(outputs, [0, 0.5, 1])
+
+
+def test_a_run_that_diverges_yields_its_losses_without_warnings(recwarn):
+    losses = train(classifier(CNN, threads=2), steps=6, learning_rate=1e6)
+    assert not np.isfinite(losses[-1])
+    assert not [str(warning.message) for warning in recwarn]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_logits_of_an_image_do_not_depend_on_how_many_come_with_it(spec, threads):
+    model = classifier(spec, threads=threads)
+    images, _ = pictures(65)
+    everything = model.predict_logits(images)
+    assert everything.dtype == np.float32
+    for count in (0, 1, 7, 33):
+        logits = model.predict_logits(images[:count])
+        assert logits.shape == (count, 10)
+        # Other matrix sizes take other paths through BLAS: rounding of float32, on logits near 1.
+        np.testing.assert_allclose(logits, everything[:count], rtol=0, atol=1e-5)
+
+
+def test_prediction_leaves_its_images_as_they_are():
+    images, _ = pictures(5)
+    before = images.copy()
+    for spec in SPECS:
+        classifier(spec).predict_logits(images)
+    np.testing.assert_array_equal(images, before)
+
+
+def test_cuda_is_refused_and_auto_is_the_processor():
+    with pytest.raises(FrameworkError, match=r"not on cuda.*--device cpu"):
+        adapter.build(MLP, CONFIG, device="cuda", threads=1)
+    adapter.build(MLP, CONFIG, device="auto", threads=1)
+
+
+def test_environment_is_json_and_names_numpy_and_its_blas():
+    environment = json.loads(json.dumps(adapter.environment()))
+    assert environment["numpy"] == np.__version__
+    assert environment["device"] == "cpu"
+    assert environment["blas"] != "unknown"
+
+
+def test_the_adapter_imports_numpy_alone():
+    program = (
+        "import sys, mnist_cli.adapters.numpy_adapter\n"
+        "print([m for m in ('torch', 'tensorflow', 'scipy', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "[]", done.stderr
