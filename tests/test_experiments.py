@@ -1,0 +1,375 @@
+"""Comparisons and sweeps: the plan, what survives a kill, what is refused, what is reported."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from conftest import Outcome
+from filelock import FileLock
+
+from mnist_cli import experiments
+from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import RecordError
+from mnist_cli.worker import TrainJob
+
+Mnist = Callable[..., Outcome]
+SCHEMAS = json.loads(Path(__file__).with_name("schemas.json").read_text())
+# What differs from one measurement to the next; all else must be equal.
+MEASURED = re.compile(r"seconds|per_second|peak_rss|created|time_to_accuracy|speed|faster")
+
+
+def _validate(document: Any, name: str) -> None:
+    jsonschema.Draft202012Validator({**SCHEMAS, "$ref": f"#/$defs/{name}"}).validate(document)
+
+
+def _without_measurements(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_measurements(v) for k, v in value.items() if not MEASURED.search(k)}
+    return [_without_measurements(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture
+def quick(small_data: Path, tmp_path: Path) -> list[str]:
+    """Options for runs of a fraction of a second each."""
+    options = ["--framework", "fake", "--epochs", "2", "--dataset", str(small_data)]
+    return [*options, "--results-dir", str(tmp_path / "results")]
+
+
+def test_rounds_are_reversed_in_turn_and_runs_differ_in_seed_only() -> None:
+    template = TrainJob("numpy", ModelSpec("mlp"), TrainConfig(seed=5), 2, checkpoint="models")
+    jobs = experiments.plan_comparison(
+        template, frameworks=["numpy", "torch"], archs=["cnn", "mlp"], runs=3
+    )
+    cells = [(job.framework, job.spec.arch) for job in jobs]
+    assert cells[:4] == [("numpy", "cnn"), ("torch", "cnn"), ("numpy", "mlp"), ("torch", "mlp")]
+    assert cells[4:8] == cells[3::-1]
+    assert cells[8:] == cells[:4]
+    assert [job.config.seed for job in jobs] == [5] * 4 + [6] * 4 + [7] * 4
+    assert jobs[1].checkpoint == "models/torch-cnn.safetensors"
+    assert {job.checkpoint for job in jobs[4:]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "rates"),
+    [("none", [0.1, 0.1, 0.1]), ("linear", [0.025, 0.1, 0.4]), ("sqrt", [0.05, 0.1, 0.2])],
+)
+def test_the_learning_rate_follows_the_batch_size(scaling: str, rates: list[float]) -> None:
+    template = TrainJob("numpy", ModelSpec("mlp"), TrainConfig(learning_rate=0.1), 2)
+    jobs = experiments.plan_sweep(
+        template,
+        frameworks=["numpy"],
+        archs=["mlp"],
+        runs=1,
+        batch_sizes=[16, 64, 256],
+        lr_scaling=scaling,
+    )
+    assert [job.config.batch_size for job in jobs] == [16, 64, 256]
+    assert [job.config.learning_rate for job in jobs] == pytest.approx(rates)
+
+
+def test_every_json_document_keeps_to_its_schema(
+    mnist: Mnist, quick: list[str], small_data: Path, tmp_path: Path
+) -> None:
+    _validate(mnist("compare", "--runs", 2, "--json", *quick).document, "experiment")
+    broken = mnist("compare", "--framework", "absent", "--json", *quick).document
+    assert broken["failures"]
+    _validate(broken, "experiment")
+    sizes = ["--batch-sizes", "20,40", "--arch", "mlp"]
+    _validate(mnist("sweep-batch", *sizes, "--json", *quick).document, "experiment")
+    _validate(mnist("train", "--json", *quick).document, "train")
+    results = ["--results-dir", tmp_path / "results"]
+    _validate(mnist("report", "--json", *results).document, "report")
+    _validate(mnist("info", "--json").document, "info")
+    mnist("train", *quick[2:], "--framework", "numpy", "--arch", "mlp")
+    options = ["--dataset", small_data, *results]
+    _validate(mnist("evaluate", "numpy-mlp", "--json", *options).document, "evaluate")
+
+
+def test_the_schema_notices_a_wrong_document() -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        _validate({"schema_version": 1}, "experiment")
+
+
+def _start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnist_cli", *command],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _wait_for_runs(partial: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if partial.exists() and len(json.loads(partial.read_text())["runs"]) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{partial} never had {count} runs")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_comparison_killed_in_run_4_of_6_resumes_to_the_unbroken_document(
+    mnist: Mnist, quick: list[str], tmp_path: Path, small_data: Path, sent: signal.Signals
+) -> None:
+    command = ["compare", "--runs", "3", *quick]
+    process = _start(command, FAKE_FRAMEWORK="slow 0.3")
+    partial = tmp_path / "results" / "comparison_results.partial.json"
+    _wait_for_runs(partial, 3)
+    process.send_signal(sent)  # to the parent alone: the child must notice
+    _, stderr = process.communicate(timeout=30)
+    if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Traceback" not in stderr
+    assert len(json.loads(partial.read_text())["runs"]) == 3
+    assert not (tmp_path / "results" / "comparison_results.json").exists()
+
+    resumed = mnist(*command, "--resume", "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert not partial.exists()
+    assert resumed.stderr.count("1/2") == 3  # only the missing three were trained
+    unbroken = mnist(*command[:-1], tmp_path / "other", "--json")
+    ours, theirs = _without_measurements(resumed.document), _without_measurements(unbroken.document)
+    for run in (*ours["runs"], *theirs["runs"]):
+        run["checkpoint"] = bool(run["checkpoint"])  # they lie in different folders
+    assert ours == theirs
+
+
+def test_a_changed_setting_is_another_comparison_and_is_named(
+    mnist: Mnist, quick: list[str], tmp_path: Path
+) -> None:
+    mnist("compare", "--arch", "mlp", *quick)
+    path = tmp_path / "results" / "comparison_results.json"
+    before = path.read_text()
+    outcome = mnist("compare", "--arch", "mlp", *quick, "--resume", "--learning-rate", "0.01")
+    assert outcome.exit_code == 1
+    assert "learning_rate 0.05, not 0.01" in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+    assert path.read_text() == before
+
+
+def test_resuming_does_failed_runs_again(
+    mnist: Mnist, quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FRAMEWORK", "kill 1")
+    command = ["compare", "--arch", "mlp", *quick, "--json"]
+    failed = mnist(*command)
+    assert failed.exit_code == 1
+    (failure,) = failed.document["failures"]
+    assert "killed by SIGKILL" in failure["error"]
+    monkeypatch.delenv("FAKE_FRAMEWORK")
+    resumed = mnist(*command, "--resume")
+    assert resumed.exit_code == 0
+    assert resumed.document["failures"] == []
+    assert len(resumed.document["runs"]) == 1
+
+
+def test_a_run_that_hangs_past_the_timeout_becomes_a_failure(
+    mnist: Mnist, quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FRAMEWORK", "sleep 1")
+    outcome = mnist("compare", "--arch", "mlp", "--timeout", 3, "--json", *quick)
+    assert outcome.exit_code == 1
+    assert "stopped after 3 s, the --timeout" in outcome.document["failures"][0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{ this is no JSON", "is damaged"),
+        ('{"schema_version": 99}', "schema version 99; this program reads 1"),
+        ('{"schema_version": 1}', "is damaged"),
+        ("[]", "is damaged"),
+    ],
+)
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_records_that_cannot_be_read_are_named_and_kept_aside(
+    mnist: Mnist, quick: list[str], tmp_path: Path, content: str, said: str, resume: list[str]
+) -> None:
+    path = tmp_path / "results" / "comparison_results.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    outcome = mnist("compare", "--arch", "mlp", *quick, *resume)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert said in outcome.stderr
+    kept = path.with_name("comparison_results.kept-1.json")
+    assert str(kept) in outcome.stderr
+    assert kept.read_text() == content
+    assert len(experiments.load(path)["runs"]) == 1
+
+
+def test_an_unfinished_comparison_leaves_the_last_whole_one_in_place(
+    mnist: Mnist, quick: list[str], tmp_path: Path
+) -> None:
+    mnist("compare", "--arch", "mlp", *quick)
+    path = tmp_path / "results" / "comparison_results.json"
+    before = path.read_text()
+    process = _start(["compare", "--runs", "3", *quick], FAKE_FRAMEWORK="slow 0.3")
+    _wait_for_runs(path.with_suffix(".partial.json"), 1)
+    process.kill()
+    process.communicate()
+    assert path.read_text() == before
+
+
+def test_a_second_comparison_in_the_same_folder_says_so_and_stops(
+    mnist: Mnist, quick: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    with FileLock(folder / ".mnist.lock"):
+        outcome = mnist("compare", *quick)
+    assert outcome.exit_code == 1
+    assert "Another comparison is at work" in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_ends_in_one_line_and_keeps_the_runs_before(
+    mnist: Mnist, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = experiments.write_json
+    calls = []
+
+    def fill_up(path: Path, document: Any) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            from mnist_cli import records
+
+            monkeypatch.setattr(records.json, "dumps", _no_space)
+        written(path, document)
+
+    monkeypatch.setattr(experiments, "write_json", fill_up)
+    outcome = mnist("compare", *quick)
+    assert outcome.exit_code == 1
+    assert "No space left on device" in outcome.stderr.splitlines()[-1]
+    partial = tmp_path / "results" / "comparison_results.partial.json"
+    assert len(json.loads(partial.read_text())["runs"]) == 1
+
+
+def _no_space(*_: Any, **__: Any) -> str:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--batch-sizes", "16,zero"], "batch sizes must be whole numbers"),
+        (["--batch-sizes", ""], "batch sizes must be whole numbers"),
+        (["--batch-sizes", "0,16"], "batch size must be from 1 to 65536, not 0."),
+        (["--batch-sizes", "441"], "at most the 440 training images, not 441"),
+        (["--lr-scaling", "cubic"], "Unknown learning-rate scaling 'cubic'"),
+        (["--runs", "0"], "runs must be from 1 to 1000, not 0."),
+        (["--timeout", "0"], "timeout must be above 0 seconds"),
+    ],
+)
+def test_a_wrong_sweep_ends_in_one_line_and_exit_code_2(
+    mnist: Mnist, quick: list[str], options: list[str], said: str
+) -> None:
+    outcome = mnist("sweep-batch", *quick, *options)
+    assert outcome.exit_code == 2
+    assert said in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+
+
+def test_a_sweep_writes_its_document_and_chart(
+    mnist: Mnist, quick: list[str], tmp_path: Path
+) -> None:
+    outcome = mnist("sweep-batch", "--batch-sizes", "40,20", "--arch", "mlp", *quick)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "batch" in outcome.stdout
+    document = experiments.load(tmp_path / "results" / "batch_size_comparison.json")
+    assert [row["batch_size"] for row in document["summary"]] == [20, 40]
+    assert (tmp_path / "results" / "batch_size_comparison.png").exists()
+
+
+@pytest.fixture
+def reported(mnist: Mnist, quick: list[str], tmp_path: Path) -> Path:
+    """A results folder with a comparison, a sweep and a training, its pictures deleted."""
+    mnist("compare", "--runs", 2, *quick)
+    mnist("sweep-batch", "--batch-sizes", "20,40", "--arch", "mlp", *quick)
+    mnist("train", *quick)
+    folder = tmp_path / "results"
+    for picture in folder.glob("*.png"):
+        picture.unlink()
+    return folder
+
+
+def test_report_redraws_every_chart_without_training(mnist: Mnist, reported: Path) -> None:
+    outcome = mnist("report", "--results-dir", reported)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert sorted(path.name for path in reported.glob("*.png")) == [
+        "batch_size_comparison.png",
+        "comparison_results.png",
+        "fake-cnn_training.png",
+        "sample_predictions.png",
+    ]
+    page = (reported / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is fetched from anywhere
+    assert page.count("<figcaption>") == 4
+
+
+def test_report_speaks_markdown_csv_and_json(mnist: Mnist, reported: Path) -> None:
+    def say(form: str) -> str:
+        return mnist("report", "--results-dir", reported, "--format", form).stdout
+
+    assert "| fake | cnn |" in say("markdown")
+    comparison, sweep = say("csv").split("\n\n")
+    rows = list(csv.DictReader(io.StringIO(comparison)))
+    assert [(row["framework"], row["arch"], row["n"]) for row in rows] == [
+        ("fake", "cnn", "2"),
+        ("fake", "mlp", "2"),
+    ]
+    assert 0 < float(rows[0]["test_accuracy_mean"]) < 1
+    assert [row["batch_size"] for row in csv.DictReader(io.StringIO(sweep))] == ["20", "40"]
+    assert set(json.loads(say("json"))) == {"comparison_results", "batch_size_comparison"}
+    assert "images" in say("table")
+
+
+def test_report_of_an_empty_folder_says_what_to_do(mnist: Mnist, tmp_path: Path) -> None:
+    outcome = mnist("report", "--results-dir", tmp_path)
+    assert outcome.exit_code == 1
+    assert "mnist compare" in outcome.stderr
+    assert mnist("report", "--format", "pdf").exit_code == 2
+
+
+def test_report_names_damaged_records_and_leaves_them_alone(mnist: Mnist, tmp_path: Path) -> None:
+    path = tmp_path / "comparison_results.json"
+    path.write_text("{")
+    outcome = mnist("report", "--results-dir", tmp_path)
+    assert outcome.exit_code == 1
+    assert str(path) in outcome.stderr
+    assert path.read_text() == "{"
+    with pytest.raises(RecordError):
+        experiments.load(path)
+
+
+def test_the_parent_of_a_comparison_loads_no_framework(quick: list[str]) -> None:
+    script = (
+        "import sys; sys.argv = ['mnist', *sys.argv[1:]]\n"
+        "from mnist_cli import cli\n"
+        "try: cli.main()\n"
+        "finally:\n"
+        "    print({'torch', 'tensorflow', 'keras', 'torchvision'} & set(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "compare", *quick],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.rstrip().endswith("set()")
