@@ -354,7 +354,7 @@ def main() -> None:
     try:
         code = app(arguments, prog_name="mnist", standalone_mode=False)
         if code == _INTERRUPTED:
-            _say("Interrupted. What was finished is kept; train goes on with --resume.")
+            _say("Interrupted. What was finished is kept: go on with --resume.")
     except MnistError as error:
         code = _fail(str(error), error.exit_code)
         if debug:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mnist_cli.architectures import Array, Weights, initial_weights
 from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import UsageError
 
 # MNIST's own training mean and standard deviation on a 0-1 scale. A constant affine map: any
 # 28x28 dataset trains under it, and a checkpoint records it.
@@ -50,6 +51,14 @@ def epoch_order(config: TrainConfig, *, epoch: int, count: int) -> Array:
 def steps_per_epoch(config: TrainConfig, count: int) -> int:
     """Return the number of whole batches in ``count`` images."""
     return count // config.batch_size
+
+
+def require_batch(config: TrainConfig, count: int) -> None:
+    """Raise `UsageError` unless ``count`` images make at least one batch."""
+    if config.batch_size > count:
+        raise UsageError(
+            f"batch size must be at most the {count} training images, not {config.batch_size}."
+        )
 
 
 def learning_rates(config: TrainConfig, total_steps: int) -> Array:

@@ -16,7 +16,7 @@ from mnist_cli.adapters.base import STEPS_PER_CHUNK, Classifier
 from mnist_cli.architectures import CLASSES, Array
 from mnist_cli.checkpoint import Checkpoint
 from mnist_cli.data.dataset import Dataset, Split
-from mnist_cli.errors import CheckpointError, DivergedError, UsageError
+from mnist_cli.errors import CheckpointError, DivergedError
 from mnist_cli.evaluation import accuracy, cross_entropy
 from mnist_cli.records import EpochRecord
 
@@ -81,11 +81,8 @@ def fit(
     """
     config = start.config
     count = len(data.train.labels)
+    recipe.require_batch(config, count)
     steps = recipe.steps_per_epoch(config, count)
-    if steps == 0:
-        raise UsageError(
-            f"batch size must be at most the {count} training images, not {config.batch_size}."
-        )
     warmup_seconds = _warm_up(classifier, data, start)
     rates = recipe.learning_rates(config, config.epochs * steps)
 
