@@ -17,11 +17,11 @@ from mnist_cli.errors import UsageError
 PIXEL_MEAN = 0.1307
 PIXEL_STD = 0.3081
 
-_STREAMS = {"weights": 0, "split": 1, "order": 2, "warmup": 3}
+_STREAMS = {"weights": 0, "split": 1, "order": 2, "warmup": 3, "augment": 4}
 
 
 def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """Return the generator for one ``purpose`` (weights, split, order, warmup) of a run."""
+    """Return the generator for one ``purpose`` of a run: a key of `_STREAMS`."""
     return np.random.default_rng((seed, _STREAMS[purpose], index))
 
 
