@@ -92,6 +92,9 @@ def train(
     threads: Threads = None,
     device: Device = "auto",
     target_accuracy: TargetAccuracy = None,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Bend the pictures a little, anew each epoch.")
+    ] = False,
     dataset: DatasetName = "mnist",
     limit: Limit = None,
     results_dir: ResultsDir = Path("results"),
@@ -112,6 +115,7 @@ def train(
             learning_rate=learning_rate,
             seed=seed,
             target_accuracy=target_accuracy,
+            augment=augment,
         ),
         threads=_threads(threads),
         dataset=dataset,
@@ -354,7 +358,7 @@ def main() -> None:
     try:
         code = app(arguments, prog_name="mnist", standalone_mode=False)
         if code == _INTERRUPTED:
-            _say("Interrupted. What was finished is kept; train goes on with --resume.")
+            _say("Interrupted. What was finished is kept: go on with --resume.")
     except MnistError as error:
         code = _fail(str(error), error.exit_code)
         if debug:

@@ -49,7 +49,8 @@ class TrainConfig:
 
     ``learning_rate`` is the peak of a one-cycle schedule that rises over the first
     ``warmup_fraction`` of all steps. ``target_accuracy`` (0-1), if given, ends training at the
-    first validation check that reaches it. Raises `UsageError` for a number out of range.
+    first validation check that reaches it. With ``augment`` each epoch trains on pictures bent
+    anew. Raises `UsageError` for a number out of range.
     """
 
     epochs: int = 5
@@ -60,6 +61,7 @@ class TrainConfig:
     warmup_fraction: float = 0.3
     seed: int = 0
     target_accuracy: float | None = None
+    augment: bool = False
 
     def __post_init__(self) -> None:
         _require(1 <= self.epochs <= 10_000, "epochs", "from 1 to 10000", self.epochs)

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from mnist_cli import analysis, worker
+from mnist_cli import analysis, recipe, worker
 from mnist_cli.config import ModelSpec
+from mnist_cli.data.dataset import load_dataset, training_count
 from mnist_cli.errors import DivergedError, FrameworkError, OutputError, RecordError
 from mnist_cli.records import (
     SCHEMA_VERSION,
@@ -124,6 +125,7 @@ def run(
     `OutputError` if another experiment is at work in the folder.
     """
     partial = path.with_suffix(".partial.json")
+    _require_possible(jobs)
     with _alone_in(path.parent):
         for existing in (path, partial):
             _keep_aside_unless_readable(existing, observer)
@@ -179,6 +181,13 @@ def load(path: Path) -> dict[str, Any]:
 def records(document: Mapping[str, Any]) -> list[RunRecord]:
     """Return the runs of a document as records."""
     return [RunRecord.from_json(values) for values in document["runs"]]
+
+
+def _require_possible(jobs: Sequence[worker.TrainJob]) -> None:
+    """Raise now what would otherwise end the last run: bad data, limit, or too large a batch."""
+    largest = max(jobs, key=lambda job: job.config.batch_size)
+    count = training_count(load_dataset(largest.dataset), limit=largest.limit)
+    recipe.require_batch(largest.config, count)
 
 
 def _document(

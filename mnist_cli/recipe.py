@@ -10,17 +10,18 @@ import numpy as np
 
 from mnist_cli.architectures import Array, Weights, initial_weights
 from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import UsageError
 
 # MNIST's own training mean and standard deviation on a 0-1 scale. A constant affine map: any
 # 28x28 dataset trains under it, and a checkpoint records it.
 PIXEL_MEAN = 0.1307
 PIXEL_STD = 0.3081
 
-_STREAMS = {"weights": 0, "split": 1, "order": 2, "warmup": 3}
+_STREAMS = {"weights": 0, "split": 1, "order": 2, "warmup": 3, "augment": 4}
 
 
 def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """Return the generator for one ``purpose`` (weights, split, order, warmup) of a run."""
+    """Return the generator for one ``purpose`` of a run: a key of `_STREAMS`."""
     return np.random.default_rng((seed, _STREAMS[purpose], index))
 
 
@@ -50,6 +51,14 @@ def epoch_order(config: TrainConfig, *, epoch: int, count: int) -> Array:
 def steps_per_epoch(config: TrainConfig, count: int) -> int:
     """Return the number of whole batches in ``count`` images."""
     return count // config.batch_size
+
+
+def require_batch(config: TrainConfig, count: int) -> None:
+    """Raise `UsageError` unless ``count`` images make at least one batch."""
+    if config.batch_size > count:
+        raise UsageError(
+            f"batch size must be at most the {count} training images, not {config.batch_size}."
+        )
 
 
 def learning_rates(config: TrainConfig, total_steps: int) -> Array:

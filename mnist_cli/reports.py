@@ -105,7 +105,6 @@ def table(document: Document) -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in document["summary"]:
         accuracy, speed = row["test_accuracy"], row["images_per_second"]
-        seconds = row["time_to_accuracy"].values()
         rows.append(
             [
                 row["framework"],
@@ -114,7 +113,7 @@ def table(document: Document) -> tuple[list[str], list[list[str]]]:
                 f"{accuracy['mean']:.2%}" + _plus_minus(accuracy, lambda v: f"{100 * v:.2f}"),
                 f"{row['train_seconds']['mean']:.1f}",
                 f"{speed['mean']:,.0f}" + _plus_minus(speed, lambda v: f"{v:,.0f}"),
-                *("-" if each["mean"] is None else f"{each['mean']:.1f}" for each in seconds),
+                *(_time_to(seconds, row["n"]) for seconds in row["time_to_accuracy"].values()),
                 f"{row['peak_rss_mib']['mean']:,.0f}",
             ]
         )
@@ -245,6 +244,14 @@ figcaption {{ color: #555; }}
 
 def _is_sweep(document: Document) -> bool:
     return "batch_sizes" in document["settings"]
+
+
+def _time_to(seconds: Mapping[str, Any], runs: int) -> str:
+    """Return the mean time to an accuracy, and how many runs reached it unless all did."""
+    if seconds["mean"] is None:
+        return "-"
+    reached = "" if seconds["n"] == runs else f" ({seconds['n']} of {runs})"
+    return f"{seconds['mean']:.1f}{reached}"
 
 
 def _verdict(winner: str | None, what: str) -> str:

@@ -15,8 +15,9 @@ from mnist_cli import recipe
 from mnist_cli.adapters.base import STEPS_PER_CHUNK, Classifier
 from mnist_cli.architectures import CLASSES, Array
 from mnist_cli.checkpoint import Checkpoint
+from mnist_cli.config import TrainConfig
 from mnist_cli.data.dataset import Dataset, Split
-from mnist_cli.errors import CheckpointError, DivergedError, UsageError
+from mnist_cli.errors import CheckpointError, DivergedError
 from mnist_cli.evaluation import accuracy, cross_entropy
 from mnist_cli.records import EpochRecord
 
@@ -37,8 +38,9 @@ class Images:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The three parts of a dataset, ready for a classifier."""
+    """The three parts of a dataset, ready for a classifier; ``train_pixels`` are as they came."""
 
+    train_pixels: Array
     train: Images
     validation: Images
     test: Images
@@ -57,6 +59,7 @@ class Fit:
 def prepare(dataset: Dataset, split: Split) -> TrainingData:
     """Return the normalised parts of a dataset."""
     return TrainingData(
+        train_pixels=split.train_images,
         train=Images(recipe.normalize(split.train_images), split.train_labels),
         validation=Images(recipe.normalize(split.validation_images), split.validation_labels),
         test=Images(recipe.normalize(dataset.test_images), dataset.test_labels),
@@ -81,11 +84,8 @@ def fit(
     """
     config = start.config
     count = len(data.train.labels)
+    recipe.require_batch(config, count)
     steps = recipe.steps_per_epoch(config, count)
-    if steps == 0:
-        raise UsageError(
-            f"batch size must be at most the {count} training images, not {config.batch_size}."
-        )
     warmup_seconds = _warm_up(classifier, data, start)
     rates = recipe.learning_rates(config, config.epochs * steps)
 
@@ -94,7 +94,7 @@ def fit(
     evaluate_seconds = 0.0
     while not is_finished(state):
         before = state.history[-1].train_seconds if state.history else 0.0
-        losses, seconds = _train_epoch(classifier, data.train, state, rates=rates, emit=emit)
+        losses, seconds = _train_epoch(classifier, data, state, rates=rates, emit=emit)
         began = time.perf_counter()
         validation_logits = classifier.predict_logits(data.validation.images)
         validation_loss = cross_entropy(validation_logits, data.validation.labels)
@@ -128,23 +128,24 @@ def fit(
 
 
 def _train_epoch(
-    classifier: Classifier, train: Images, state: Checkpoint, *, rates: Array, emit: Emit
+    classifier: Classifier, data: TrainingData, state: Checkpoint, *, rates: Array, emit: Emit
 ) -> tuple[Array, float]:
     """Train the epoch after ``state``; return its losses (steps,) and its seconds."""
     config = state.config
-    count = len(train.labels)
+    count = len(data.train.labels)
     epoch = len(state.history) + 1
     steps = recipe.steps_per_epoch(config, count)
     step = first_step = (epoch - 1) * steps
     order = recipe.epoch_order(config, epoch=epoch, count=count)
+    images = _epoch_images(data, config, epoch)
     losses: list[Array] = []
     emitted_at = 0.0
 
     classifier.synchronize()
     began = time.perf_counter()
     for chunk in classifier.train_epoch(
-        train.images,
-        train.labels,
+        images,
+        data.train.labels,
         order=order,
         learning_rates=rates[first_step : first_step + steps],
     ):
@@ -166,6 +167,16 @@ def _train_epoch(
             )
     classifier.synchronize()
     return np.concatenate(losses), time.perf_counter() - began
+
+
+def _epoch_images(data: TrainingData, config: TrainConfig, epoch: int) -> Array:
+    """Return the normalised pictures of one epoch; bending them is outside the clock."""
+    if not config.augment:
+        return data.train.images
+    from mnist_cli.augment import augment  # brings OpenCV
+
+    rng = recipe.stream(config.seed, "augment", epoch)
+    return recipe.normalize(augment(data.train_pixels, rng))
 
 
 def is_finished(state: Checkpoint) -> bool:

@@ -57,6 +57,17 @@ def test_the_committed_records_are_a_full_comparison_and_sweep() -> None:
     for arch, least in (("cnn", 0.992), ("mlp", 0.980)):
         rows = [row for row in comparison["summary"] if row["arch"] == arch]
         assert all(row["test_accuracy"]["mean"] >= least for row in rows)
+    by_seed: dict[tuple[str, int], list[float]] = {}
+    for run in experiments.records(comparison):
+        accuracy = run.history[-1].validation_accuracy
+        by_seed.setdefault((run.arch, run.seed), []).append(accuracy)
+        overhead = run.wall_seconds - run.train_seconds - run.evaluate_seconds - run.import_seconds
+        if run.arch == "cnn":
+            assert overhead <= 0.05 * run.wall_seconds
+            assert run.framework != "numpy" or run.peak_rss_mib <= 1024
+    for accuracies in by_seed.values():
+        assert len(accuracies) == 3
+        assert max(accuracies) - min(accuracies) <= 0.003
     sweep = experiments.load(ROOT / "results" / f"{experiments.SWEEP}.json")
     assert {row["batch_size"] for row in sweep["summary"]} == {16, 32, 64, 128, 256, 512}
     assert sweep["failures"] == []

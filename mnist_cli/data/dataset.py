@@ -147,6 +147,24 @@ def split(dataset: Dataset, *, seed: int, limit: int | None = None) -> Split:
     quick try, keeps that many training images and at most as many validation images: the first of
     the full split, so that a larger limit only adds images. The test set is never cut.
 
+    Raises what `training_count` does.
+    """
+    training_count(dataset, limit=limit)
+    count = len(dataset.train_labels)
+    validation_count = count // VALIDATION_ONE_IN
+    order = stream(seed, "split").permutation(count)
+    validation, train = order[:validation_count][:limit], order[validation_count:][:limit]
+    return Split(
+        train_images=dataset.train_images[train],
+        train_labels=dataset.train_labels[train],
+        validation_images=dataset.train_images[validation],
+        validation_labels=dataset.train_labels[validation],
+    )
+
+
+def training_count(dataset: Dataset, *, limit: int | None) -> int:
+    """Return how many images `split` leaves to train on.
+
     Raises `UsageError` for a limit below 1 or above what there is, `DataError` when there are too
     few images to set any aside.
     """
@@ -164,14 +182,7 @@ def split(dataset: Dataset, *, seed: int, limit: int | None = None) -> Split:
             f"limit must be from 1 to {available} (the training images of "
             f"{_show(dataset.name)} after validation is set aside), not {limit}."
         )
-    order = stream(seed, "split").permutation(count)
-    validation, train = order[:validation_count][:limit], order[validation_count:][:limit]
-    return Split(
-        train_images=dataset.train_images[train],
-        train_labels=dataset.train_labels[train],
-        validation_images=dataset.train_images[validation],
-        validation_labels=dataset.train_labels[validation],
-    )
+    return limit or available
 
 
 # --- The three places a dataset comes from ---------------------------------------------------

@@ -1,0 +1,57 @@
+"""Bent training pictures: the same for all, still digits, and worth having."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from conftest import Outcome
+from idx_files import mnist as digits
+
+from mnist_cli.augment import augment
+
+
+def test_the_same_seed_bends_pictures_alike_and_each_in_its_own_way() -> None:
+    images = np.repeat(digits().train_images[:1], 50, axis=0)
+    once, again, other = (augment(images, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(once, again)
+    assert not np.array_equal(once, other)
+    assert len(np.unique(once.reshape(50, -1), axis=0)) == 50
+
+
+def test_bent_pictures_keep_shape_type_ink_and_place() -> None:
+    images = digits().train_images[:2500]  # more than two chunks
+    bent = augment(images, np.random.default_rng(0))
+    assert bent.shape == images.shape
+    assert bent.dtype == np.uint8
+    ink, bent_ink = (pixels.sum(axis=(1, 2), dtype=np.int64) for pixels in (images, bent))
+    # Scaling each axis by up to 15% changes an area by at most a third; some ink may be cut off.
+    ratio = bent_ink / ink
+    assert 0.6 < ratio.min()
+    assert ratio.max() < 1.6
+    assert 0.95 < ratio.mean() < 1.1
+    # At most the shift of 2 pixels, and what the bending adds to it.
+    columns = np.arange(28)
+    centers = [(pixels.sum(axis=1) @ columns) / pixels.sum(axis=(1, 2)) for pixels in (images, bent)]
+    assert np.abs(centers[0] - centers[1]).max() < 6
+
+
+def test_no_ink_comes_in_from_a_neighbour() -> None:
+    images = np.zeros((3, 28, 28), np.uint8)
+    images[::2] = 255  # two full pictures around an empty one
+    for seed in range(20):
+        assert not augment(images, np.random.default_rng(seed))[1].any()
+
+
+def test_augmented_training_repeats_to_the_bit_and_differs_from_plain(
+    mnist: Callable[..., Outcome], small_data: Path, tmp_path: Path
+) -> None:
+    def history(folder: str, *options: str) -> list[float]:
+        command = ["train", "--framework", "numpy", "--arch", "mlp", "--epochs", 2, *options]
+        command += ["--dataset", small_data, "--results-dir", tmp_path / folder, "--json"]
+        return [row["train_loss"] for row in mnist(*command).document["history"]]
+
+    bent = history("a", "--augment")
+    assert bent == history("b", "--augment")
+    assert bent != history("c")
