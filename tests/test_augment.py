@@ -26,14 +26,17 @@ def test_bent_pictures_keep_shape_type_ink_and_place() -> None:
     assert bent.shape == images.shape
     assert bent.dtype == np.uint8
     ink, bent_ink = (pixels.sum(axis=(1, 2), dtype=np.int64) for pixels in (images, bent))
-    # Scaling each axis by up to 15% changes an area by at most a third; some ink may be cut off.
+    # Scaling alone changes an area by up to 1.15 ** 2, or 1 / 0.85 ** 2 = 1.38; the elastic field
+    # stretches a place by some 20% more each way. A factor of 2 would be another digit.
     ratio = bent_ink / ink
-    assert 0.6 < ratio.min()
-    assert ratio.max() < 1.6
+    assert ratio.min() > 0.5
+    assert ratio.max() < 2
     assert 0.95 < ratio.mean() < 1.1
     # At most the shift of 2 pixels, and what the bending adds to it.
     columns = np.arange(28)
-    centers = [(pixels.sum(axis=1) @ columns) / pixels.sum(axis=(1, 2)) for pixels in (images, bent)]
+    centers = [
+        (pixels.sum(axis=1) @ columns) / pixels.sum(axis=(1, 2)) for pixels in (images, bent)
+    ]
     assert np.abs(centers[0] - centers[1]).max() < 6
 
 
