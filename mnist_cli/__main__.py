@@ -1,6 +1,17 @@
-"""Run the command line as ``python -m mnist_cli``."""
+"""The command ``mnist``, also as ``python -m mnist_cli``."""
 
-from mnist_cli.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; a Ctrl-C while it is still being imported ends it quietly too."""
+    try:
+        from mnist_cli import cli
+
+        cli.main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

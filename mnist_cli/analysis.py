@@ -188,10 +188,10 @@ def _excludes(ratio: dict[str, Any], value: float) -> bool:
 def _clear(points: dict[str, Any], tests: Sequence[dict[str, Any]]) -> bool:
     """Return whether a difference in accuracy is clear.
 
-    McNemar's test must reject at 5% for every seed, and with more than one the 95% interval of
-    the difference must leave 0 out.
+    McNemar's test must reject at 5% for every seed, and the 95% interval of the difference must
+    leave 0 out; one run has no interval.
     """
-    apart = points["ci95"] is None or abs(points["mean"]) > points["ci95"]
+    apart = points["ci95"] is not None and abs(points["mean"]) > points["ci95"]
     return apart and all(test["p_value"] < SIGNIFICANCE for test in tests)
 
 

@@ -8,6 +8,7 @@ metadata. No pickle is ever read.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,10 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     # Metadata values must be strings: each is a JSON value of its own.
     metadata = {name: json.dumps(value) for name, value in details.items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # how it tells of a full disk
+            raise OSError(str(error)) from error
 
 
 def load(path: Path) -> Checkpoint:
@@ -104,14 +108,15 @@ def load(path: Path) -> Checkpoint:
         )
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            details = _details(path, file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    except (SafetensorError, OSError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # number types that NumPy lacks fail in ways of their own
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}). "
             "It may be cut short or of another kind: copy it again, or train it anew."
         ) from error
-    details = _details(path, metadata)
     try:
         checkpoint = Checkpoint(
             spec=ModelSpec(details["arch"], details["activation"]),
@@ -129,6 +134,8 @@ def load(path: Path) -> Checkpoint:
             pixel_mean=float(details["normalization"]["mean"]),
             pixel_std=float(details["normalization"]["std"]),
         )
+        if not (math.isfinite(checkpoint.pixel_mean) and 0 < checkpoint.pixel_std < math.inf):
+            raise ValueError("its normalisation needs a finite mean and a std above 0")
         require_weights(checkpoint.spec, checkpoint.weights)
         if checkpoint.velocities:
             require_weights(checkpoint.spec, checkpoint.velocities)

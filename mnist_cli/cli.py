@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,8 @@ app = typer.Typer(
 )
 
 _DEFAULTS = TrainConfig()
+_LONGEST_TIMEOUT_SECONDS = 1e6  # timers take no infinity
+_RESUMABLE = ("train", "compare", "sweep-batch")
 _INTERRUPTED = 130  # Typer's exit code for Ctrl-C, and every shell's
 
 Framework = Annotated[str, typer.Option(help="numpy, tensorflow or torch.")]
@@ -43,6 +46,9 @@ Threads = Annotated[
     int | None, typer.Option(help="Processor threads.", show_default="all available cores")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+OneDevice = Annotated[
+    str, typer.Option(help="cpu, cuda or auto; the same for all, or they cannot be compared.")
+]
 TargetAccuracy = Annotated[
     float | None,
     typer.Option(help="Stop at the first epoch whose validation accuracy (0-1) reaches this."),
@@ -153,15 +159,19 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Test a saved model, in any framework, and draw where it errs."""
-    from mnist_cli import charts, checkpoint, console, worker
+    from mnist_cli import adapters, charts, checkpoint, console, worker
     from mnist_cli.data.dataset import load_dataset
     from mnist_cli.records import require_writable
 
     path = Path(model)
     if not path.exists() and path.suffix == "":
         path = results_dir / "models" / f"{model}.safetensors"
+    if framework is None:
+        # A model may come from a framework that is not here: then NumPy reads it, as it can all.
+        writer = checkpoint.load(path).framework
+        framework = writer if writer in adapters.names() else "numpy"
     job = worker.EvaluateJob(
-        framework=_framework(framework or checkpoint.load(path).framework),
+        framework=_framework(framework),
         checkpoint=str(path),
         threads=_threads(threads),
         dataset=dataset,
@@ -196,7 +206,7 @@ def compare(
     learning_rate: LearningRate = _DEFAULTS.learning_rate,
     seed: Seed = _DEFAULTS.seed,
     threads: Threads = None,
-    device: Device = "auto",
+    device: OneDevice = "cpu",
     target_accuracy: TargetAccuracy = None,
     dataset: DatasetName = "mnist",
     limit: Limit = None,
@@ -226,7 +236,7 @@ def compare(
         checkpoint=str(results_dir / "models"),
     )
     _require_range("runs", runs, 1, 1000)
-    jobs = experiments.plan_comparison(template, frameworks=frameworks, archs=archs, runs=runs)
+    jobs = experiments.plan(template, frameworks=frameworks, archs=archs, runs=runs)
     _run_experiment(
         jobs,
         results_dir / f"{experiments.COMPARISON}.json",
@@ -252,7 +262,7 @@ def sweep_batch(
     ] = _DEFAULTS.learning_rate,
     seed: Seed = _DEFAULTS.seed,
     threads: Threads = None,
-    device: Device = "auto",
+    device: OneDevice = "cpu",
     dataset: DatasetName = "mnist",
     limit: Limit = None,
     results_dir: ResultsDir = Path("results"),
@@ -282,7 +292,7 @@ def sweep_batch(
         device=_device(device),
     )
     _require_range("runs", runs, 1, 1000)
-    jobs = experiments.plan_sweep(
+    jobs = experiments.plan(
         template,
         frameworks=frameworks,
         archs=archs,
@@ -358,20 +368,21 @@ def main() -> None:
     try:
         code = app(arguments, prog_name="mnist", standalone_mode=False)
         if code == _INTERRUPTED:
-            _say("Interrupted. What was finished is kept: go on with --resume.")
+            resumable = arguments[0] in _RESUMABLE
+            _say("Interrupted." + " Go on with the same command and --resume." * resumable)
     except MnistError as error:
         code = _fail(str(error), error.exit_code)
         if debug:
+            traceback.print_exc()
             _say(error.details)
-            raise
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "mnist"
-        said = error.format_message().rstrip(".")
+        said = error.format_message().rstrip(".?")
         code = _fail(f"{said}. See '{command} --help'.", error.exit_code)
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         code = _fail(
             f"This is a defect of the program, not of your command: {type(error).__name__}: "
             f"{error}. Run it again with --debug and report what it prints.",
@@ -428,8 +439,8 @@ def _run_experiment(
     """Run, draw and show a comparison or a sweep; exit with 1 if a run failed."""
     from mnist_cli import console, experiments, reports
 
-    if timeout is not None and timeout <= 0:
-        raise UsageError(f"timeout must be above 0 seconds, not {timeout:g}.")
+    if timeout is not None and not 0 < timeout <= _LONGEST_TIMEOUT_SECONDS:
+        raise UsageError(f"timeout must be from above 0 to 1000000 seconds, not {timeout:g}.")
     with console.TrainingProgress([job.spec.arch for job in jobs]) as progress:
         document = experiments.run(
             jobs,
@@ -454,9 +465,11 @@ def _run_experiment(
 def _show_experiment(document: Mapping[str, Any]) -> None:
     from mnist_cli import console, reports
 
-    console.stdout().print(console.experiment_table(document))
+    out = console.stdout()
+    out.print(console.experiment_table(document))
     for line in reports.verdicts(document):
-        typer.echo(line)
+        # A terminal gets lines broken between words, a file or a pipe gets them whole.
+        out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
 
 
 def _require_range(what: str, value: int, low: int, high: int) -> None:
@@ -483,5 +496,6 @@ def _threads(threads: int | None) -> int:
 
     if threads is None:
         return available_cores()
-    _require_range("threads", threads, 1, 1024)
+    # More threads than cores only get in each other's way, to the point of standing still.
+    _require_range("threads", threads, 1, available_cores())
     return threads

@@ -18,7 +18,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from mnist_cli import reports
 from mnist_cli.records import RunRecord
@@ -49,9 +50,13 @@ class TrainingProgress:
         # In a terminal the live bars tell of epochs; over several runs only ended runs leave a row.
         self._shows_rows = len(archs) > 1 and self._console.is_terminal
         self._progress = Progress(
-            # Two lines a task: all of it fits a terminal of 80 columns.
-            TextColumn("{task.description}\n  {task.fields[status]}", markup=False),
-            BarColumn(bar_width=10),
+            # Two lines a task, of a fixed width: all of it fits a terminal of 80 columns.
+            TextColumn(
+                "{task.description}\n  {task.fields[status]}",
+                markup=False,
+                table_column=Column(width=51, no_wrap=True),
+            ),
+            BarColumn(bar_width=8),
             TaskProgressColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
@@ -91,7 +96,7 @@ class TrainingProgress:
                 self._run,
                 completed=event["step"],
                 total=event["total_steps"],
-                status=f"epoch {event['epoch']}  step {event['step']}/{event['total_steps']}  "
+                status=f"epoch {event['epoch']}  {event['step']}/{event['total_steps']}  "
                 f"loss {event['loss']:.4f}  {event['images_per_second']:,.0f} images/s",
             )
             done = event["step"] / event["total_steps"] * self._costs[self._finished]
@@ -110,8 +115,7 @@ class TrainingProgress:
         self._finished += 1
         self._progress.update(self._all, completed=self._cost_so_far())
         if record is None:
-            self._console.print(f"[red]failed[/red] {self._label}: ", end="")
-            self.note(failure)
+            self._console.print(Text.assemble(("failed", "red"), f" {self._label}: {failure}"))
         elif self._shows_rows:
             self.note(
                 f"{self._label:32} test {record.test_accuracy:.2%}  "
@@ -209,7 +213,7 @@ def info_table(info: Mapping[str, Any]) -> Table:
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return "not installed" if value is None else str(value)
+    return "unknown" if value is None else str(value)
 
 
 def _table(title: str, columns: Sequence[str], left: int = 0) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,65 +46,51 @@ class Observer(Protocol):
         """Something the user should know."""
 
 
-def plan_comparison(
-    template: worker.TrainJob, *, frameworks: Sequence[str], archs: Sequence[str], runs: int
+def plan(
+    template: worker.TrainJob,
+    *,
+    frameworks: Sequence[str],
+    archs: Sequence[str],
+    runs: int,
+    batch_sizes: Sequence[int] = (),
+    lr_scaling: str = "none",
 ) -> list[worker.TrainJob]:
     """Return the jobs of a comparison: every framework with every network, ``runs`` times.
 
     Run i has the seed of ``template`` plus i. Every other round is reversed (ABC CBA), so that a
     machine that slows down or speeds up favours nobody. If ``template`` names a folder as its
     checkpoint, the first round's models go there.
+
+    With ``batch_sizes`` a round has all of them. The learning rate of ``template`` is that of its
+    batch size; at k times that size it is scaled by k ("linear": Goyal et al., 2017,
+    arXiv:1706.02677), by the root of k ("sqrt": Krizhevsky, 2014, arXiv:1404.5997), or not at all
+    ("none").
     """
-    cells = [(framework, arch) for arch in archs for framework in frameworks]
+    config = template.config
+    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[lr_scaling]
+    cells = [
+        (batch_size, framework, arch)
+        for batch_size in batch_sizes or [config.batch_size]
+        for arch in archs
+        for framework in frameworks
+    ]
     return [
         replace(
             template,
             framework=framework,
             spec=ModelSpec(arch),
-            config=replace(template.config, seed=template.config.seed + run),
+            config=replace(
+                config,
+                seed=config.seed + run,
+                batch_size=batch_size,
+                learning_rate=config.learning_rate * (batch_size / config.batch_size) ** power,
+            ),
             checkpoint=f"{template.checkpoint}/{framework}-{arch}.safetensors"
             if template.checkpoint and run == 0
             else None,
         )
         for run in range(runs)
-        for framework, arch in (cells if run % 2 == 0 else reversed(cells))
-    ]
-
-
-def plan_sweep(
-    template: worker.TrainJob,
-    *,
-    frameworks: Sequence[str],
-    archs: Sequence[str],
-    runs: int,
-    batch_sizes: Sequence[int],
-    lr_scaling: str,
-) -> list[worker.TrainJob]:
-    """Return the jobs of a sweep: a comparison at each batch size.
-
-    The learning rate of ``template`` is that of its batch size; at k times that size it is scaled
-    by k ("linear": Goyal et al., 2017, arXiv:1706.02677), by the root of k ("sqrt": Krizhevsky,
-    2014, arXiv:1404.5997), or not at all ("none").
-    """
-    config = template.config
-    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[lr_scaling]
-    return [
-        job
-        for batch_size in batch_sizes
-        for job in plan_comparison(
-            replace(
-                template,
-                checkpoint=None,
-                config=replace(
-                    config,
-                    batch_size=batch_size,
-                    learning_rate=config.learning_rate * (batch_size / config.batch_size) ** power,
-                ),
-            ),
-            frameworks=frameworks,
-            archs=archs,
-            runs=runs,
-        )
+        for batch_size, framework, arch in (cells if run % 2 == 0 else reversed(cells))
     ]
 
 
@@ -125,13 +112,19 @@ def run(
     `OutputError` if another experiment is at work in the folder.
     """
     partial = path.with_suffix(".partial.json")
-    _require_possible(jobs)
+    dataset = _require_possible(jobs)
     with _alone_in(path.parent):
         for existing in (path, partial):
             _keep_aside_unless_readable(existing, observer)
-        finished = _finished(partial, path, settings) if resume else {}
+        finished: dict[tuple[str, str, int, int], RunRecord] = {}
+        if resume:
+            finished = _finished(partial, path, settings, data_sha256=dataset)
+        elif partial.exists() and load(partial)["runs"]:
+            aside = _keep_aside(partial)
+            observer.note(f"An unfinished comparison was found; it is kept as {aside}.")
         failures: list[dict[str, Any]] = []
         document = _document(jobs, finished, failures, settings)
+        write_json(partial, document)
         for job in jobs:
             observer.start_run(_label(job, jobs))
             record = finished.get(_key(job))
@@ -165,9 +158,13 @@ def load(path: Path) -> dict[str, Any]:
                 f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}. "
                 "Use the version of mnist-cli that wrote it, or measure anew."
             )
-        records(document)
-        if not isinstance(document["settings"], dict) or not isinstance(document["failures"], list):
-            raise TypeError("settings and failures are not what they should be")
+        measured = records(document)
+        for name in ("settings", "environment"):
+            dict(document[name])
+        for name in ("failures", "frameworks", "architectures"):
+            list(document[name])
+        if len(document["summary"]) != len(analysis.summarize(measured)):
+            raise ValueError("the summary is not that of the runs")
     except FileNotFoundError:
         raise RecordError(f"No records at {path}. Make them with 'mnist compare'.") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -183,11 +180,15 @@ def records(document: Mapping[str, Any]) -> list[RunRecord]:
     return [RunRecord.from_json(values) for values in document["runs"]]
 
 
-def _require_possible(jobs: Sequence[worker.TrainJob]) -> None:
-    """Raise now what would otherwise end the last run: bad data, limit, or too large a batch."""
+def _require_possible(jobs: Sequence[worker.TrainJob]) -> str:
+    """Raise now what would otherwise end the last run: bad data, limit, or too large a batch.
+
+    Returns the SHA-256 of the dataset.
+    """
     largest = max(jobs, key=lambda job: job.config.batch_size)
-    count = training_count(load_dataset(largest.dataset), limit=largest.limit)
-    recipe.require_batch(largest.config, count)
+    dataset = load_dataset(largest.dataset)
+    recipe.require_batch(largest.config, training_count(dataset, limit=largest.limit))
+    return dataset.sha256
 
 
 def _document(
@@ -225,7 +226,7 @@ def _label(job: worker.TrainJob, jobs: Sequence[worker.TrainJob]) -> str:
 
 
 def _finished(
-    partial: Path, path: Path, settings: Mapping[str, Any]
+    partial: Path, path: Path, settings: Mapping[str, Any], *, data_sha256: str
 ) -> dict[tuple[str, str, int, int], RunRecord]:
     """Return the runs of an unfinished experiment, or of a finished one that had failures."""
     found = next((candidate for candidate in (partial, path) if candidate.exists()), None)
@@ -239,6 +240,14 @@ def _finished(
                 f"{document['settings'].get(name)}, not {value}. That is another comparison: give "
                 "the same settings, or leave --resume out to start anew."
             )
+    here = describe_machine() | {"data_sha256": data_sha256}
+    for record in records(document):
+        for name in ("cpu", "cores", "os", "python", "data_sha256"):
+            if record.environment[name] != here[name]:
+                raise RecordError(
+                    f"Cannot resume {found}: its runs had {name} {record.environment[name]}, "
+                    f"here it is {here[name]}. Leave --resume out to start anew."
+                )
     return {(r.framework, r.arch, r.batch_size, r.seed): r for r in records(document)}
 
 
@@ -249,13 +258,16 @@ def _keep_aside_unless_readable(path: Path, observer: Observer) -> None:
     try:
         load(path)
     except RecordError as error:
-        aside = next(
-            candidate
-            for number in range(1, 10_000)
-            if not (candidate := path.with_suffix(f".kept-{number}.json")).exists()
-        )
-        path.rename(aside)
-        observer.note(f"{error} It is kept as {aside}.")
+        observer.note(f"{error} It is kept as {_keep_aside(path)}.")
+
+
+def _keep_aside(path: Path) -> Path:
+    aside = next(
+        candidate
+        for number in itertools.count(1)
+        if not (candidate := path.with_suffix(f".kept-{number}.json")).exists()
+    )
+    return path.rename(aside)
 
 
 @contextmanager

@@ -174,7 +174,7 @@ def require_writable(folder: Path) -> None:
     """Raise `OutputError` if ``folder`` cannot be written: before a long run, not after it."""
     with replacing(folder / ".writable"):
         pass
-    (folder / ".writable").unlink()
+    (folder / ".writable").unlink(missing_ok=True)  # another process may have been here too
 
 
 def write_json(path: Path, document: Any) -> None:

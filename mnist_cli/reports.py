@@ -65,6 +65,8 @@ def draw(name: str, document: Document, folder: Path) -> list[Path]:
         test = load_dataset(records[0].dataset)
     except (DataError, UsageError):  # the records may have come from another machine
         return [chart]
+    if test.sha256 != records[0].environment["data_sha256"]:
+        return [chart]
     charts.model_samples_chart(test.test_images, test.test_labels, records, samples)
     return [chart, samples]
 
@@ -127,14 +129,19 @@ def table(document: Document) -> tuple[list[str], list[list[str]]]:
 def caption(document: Document) -> str:
     """Return one sentence on how the figures of a document were measured."""
     runs = max((row["n"] for row in document["summary"]), default=0)
-    machine, settings = document["environment"], document["settings"]
-    return (
-        f"{runs} run{'s' if runs != 1 else ''} of each, one at a time, {settings['epochs']} epochs"
-        + ("" if _is_sweep(document) else f", batch {settings['batch_size']}")
-        + f", {settings['dataset']}, {settings['threads']} threads, {machine['cpu']}, "
-        + f"{document['created'][:10]}"
-        + ("; mean ± 95% interval (Student's t)." if runs > 1 else ".")
-    )
+    settings = document["settings"]
+    devices = sorted({run["environment"]["device"] for run in document["runs"]})
+    parts = [
+        f"{_plural(runs, 'run')} of each, one at a time",
+        _plural(settings["epochs"], "epoch"),
+        *([] if _is_sweep(document) else [f"batch {settings['batch_size']}"]),
+        settings["dataset"],
+        _plural(settings["threads"], "thread"),
+        document["environment"]["cpu"],
+        *(f"device {device}" for device in devices),
+        document["created"][:10],
+    ]
+    return ", ".join(parts) + ("; mean ± 95% interval (Student's t)." if runs > 1 else ".")
 
 
 def verdicts(document: Document) -> list[str]:
@@ -146,8 +153,8 @@ def verdicts(document: Document) -> list[str]:
         p_values = f"{min(tests):.2g}" + (f" to {max(tests):.2g}" if len(tests) > 1 else "")
         lines.append(
             f"{row['arch']}: {first} trains {_times(speed)} as fast as {second}: "
-            f"{_verdict(row['faster'], 'faster')}. Test accuracy {_points(row)}, "
-            f"McNemar's p {p_values}: {_verdict(row['more_accurate'], 'more accurate')}."
+            f"{_verdict(row, 'faster')}. Test accuracy {_points(row)}, "
+            f"McNemar's p {p_values}: {_verdict(row, 'more_accurate')}."
         )
     lines += [
         f"{row['framework']}: the cnn reads {_points(row)} more right than the mlp, for "
@@ -242,6 +249,10 @@ figcaption {{ color: #555; }}
 """
 
 
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _is_sweep(document: Document) -> bool:
     return "batch_sizes" in document["settings"]
 
@@ -254,8 +265,10 @@ def _time_to(seconds: Mapping[str, Any], runs: int) -> str:
     return f"{seconds['mean']:.1f}{reached}"
 
 
-def _verdict(winner: str | None, what: str) -> str:
-    return f"{winner} is {what}" if winner else "no clear winner"
+def _verdict(row: Mapping[str, Any], what: str) -> str:
+    if row[what]:
+        return f"{row[what]} is {what.replace('_', ' ')}"
+    return "no clear winner" if row["n"] > 1 else "one run cannot tell, --runs 3 can"
 
 
 def _times(ratio: Mapping[str, Any]) -> str:

@@ -117,10 +117,10 @@ def fit(
             weights=classifier.export_weights(),
             velocities=classifier.export_optimizer(),
         )
+        evaluate_seconds += time.perf_counter() - began
         if path is not None:
             # A finished model needs no velocities: it is for use, not for resuming.
             checkpoints.save(path, replace(state, velocities={}) if is_finished(state) else state)
-        evaluate_seconds += time.perf_counter() - began
         emit({"event": "epoch", "epochs": config.epochs, **asdict(row)})
     if test_logits is None:  # it was finished before
         test_logits = classifier.predict_logits(data.test.images)

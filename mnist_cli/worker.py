@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -91,7 +92,8 @@ def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) ->
             timer.start()
         try:
             result = _talk(process, job, on_event)
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):  # a framework may hang at its exit
+                process.wait(_GRACE_SECONDS)
         finally:
             timer.cancel()
             _end(process)
@@ -129,17 +131,21 @@ def _talk(process: subprocess.Popen[str], job: Job, on_event: OnEvent) -> dict[s
     process.stdin.write(json.dumps({"task": type(job).__name__, **asdict(job)}) + "\n")
     process.stdin.flush()
     for line in process.stdout:
-        event = json.loads(line)
+        try:
+            event = json.loads(line)
+        except ValueError:  # killed in the middle of a line
+            return None
         if event["event"] == "result":
             result: dict[str, Any] = event["result"]
             return result
         if event["event"] == "error":
-            raise getattr(errors, event["type"])(event["message"])
+            raise getattr(errors, event["type"], MnistError)(event["message"])
         on_event(event)
     return None
 
 
 def _end(process: subprocess.Popen[str]) -> None:
+    """Stop a process that is still at work."""
     if process.poll() is None:
         process.terminate()
         try:

@@ -113,8 +113,8 @@ def test_a_hundred_steps_give_the_same_losses(
 ) -> None:
     ours, theirs = results(one)[f"{arch}/losses"], results(other)[f"{arch}/losses"]
     assert len(ours) == 100
-    assert ours[-10:].mean() < ours[:10].mean() / 2  # it learned: the curves are worth comparing
-    # The contract: within 1%. Rounding differences grow from step to step but stay below it.
+    assert ours[-10:].mean() < 0.8 * ours[:10].mean()  # it learns: the curves can be compared
+    # The contract: within 1%, at each step. See `framework_driver` for the learning rate.
     np.testing.assert_allclose(ours, theirs, rtol=0.01)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,21 @@ def test_a_save_that_fails_keeps_the_old_checkpoint(
     assert [path.name for path in saved.parent.iterdir()] == ["numpy.safetensors"]
 
 
+def test_a_disk_that_fills_up_is_an_output_error_too(model: Checkpoint, tmp_path: Path) -> None:
+    # The library has an error of its own for it; a limit on file size stands in for a full disk.
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(OutputError, match="Cannot write"):
+            checkpoint.save(tmp_path / "model.safetensors", model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
 def _missing(path: Path) -> None:
     path.unlink()
 
@@ -174,6 +190,10 @@ def _not_finite(path: Path) -> None:
     _rewrite(path, tensors={"fc2.bias": np.full(10, np.nan, np.float32)})
 
 
+def _flat_normalization(path: Path) -> None:
+    _rewrite(path, normalization={"mean": 0.1, "std": 0.0})
+
+
 def _bad_recipe(path: Path) -> None:
     _rewrite(path, recipe={"epochs": 5, "surprise": 1})
 
@@ -196,6 +216,7 @@ def _bad_recipe(path: Path) -> None:
         (_wrong_dtype, "fc2.bias should hold finite float32"),
         (_not_finite, "fc2.bias should hold finite float32"),
         (_bad_recipe, "surprise"),
+        (_flat_normalization, "std above 0"),
     ],
 )
 def test_what_is_not_a_whole_checkpoint_is_refused_in_one_line(

@@ -169,7 +169,7 @@ def test_info_names_versions_devices_threads_and_data(mnist: Mnist) -> None:
     assert {"numpy", "tensorflow", "torch"} <= set(document["frameworks"])
     assert re.match(r"\d+\.\d+", document["versions"]["numpy"])
     assert "mnist" in document["datasets"]
-    assert document["gpus"] == document["gpus"]
+    assert isinstance(document["gpus"], list)
     assert "numpy" in mnist("info").stdout
 
 
@@ -187,7 +187,7 @@ def test_info_names_versions_devices_threads_and_data(mnist: Mnist) -> None:
         (["train", "--batch-size", "-5"], "batch size must be"),
         (["train", "--learning-rate", "nan"], "learning rate must be"),
         (["train", "--target-accuracy", "99"], "target accuracy must be above 0 and at most 1"),
-        (["train", "--threads", "0"], "threads must be from 1 to 1024, not 0."),
+        (["train", "--threads", "0"], "threads must be from 1 to "),
         (["train", "--limit", "0", "--framework", "fake"], "limit must be from 1 to 55000"),
         (["train", "--limit", "55001", "--framework", "fake"], "limit must be from 1 to 55000"),
         (["train", "--dataset", "cifar", "--framework", "fake"], "cifar"),
@@ -238,8 +238,12 @@ def test_debug_shows_what_lies_behind_an_error(
     outcome = mnist("train", "--framework", "fake", *quick)
     assert outcome.exit_code == 1
     assert "Traceback" not in outcome.stderr
-    with pytest.raises(Exception, match="the fake framework broke"):
-        mnist("train", "--framework", "fake", *quick, "--debug")
+    shown = mnist("train", "--framework", "fake", *quick, "--debug")
+    assert shown.exit_code == 1
+    assert "Traceback" in shown.stderr
+    assert "in train_epoch" in shown.stderr  # what the failed process printed
+    wrong = mnist("train", "--framework", "tf", "--debug")
+    assert wrong.exit_code == 2
 
 
 def test_ctrl_c_exits_130_keeps_the_checkpoint_and_shows_no_traceback(

@@ -50,9 +50,7 @@ def quick(small_data: Path, tmp_path: Path) -> list[str]:
 
 def test_rounds_are_reversed_in_turn_and_runs_differ_in_seed_only() -> None:
     template = TrainJob("numpy", ModelSpec("mlp"), TrainConfig(seed=5), 2, checkpoint="models")
-    jobs = experiments.plan_comparison(
-        template, frameworks=["numpy", "torch"], archs=["cnn", "mlp"], runs=3
-    )
+    jobs = experiments.plan(template, frameworks=["numpy", "torch"], archs=["cnn", "mlp"], runs=3)
     cells = [(job.framework, job.spec.arch) for job in jobs]
     assert cells[:4] == [("numpy", "cnn"), ("torch", "cnn"), ("numpy", "mlp"), ("torch", "mlp")]
     assert cells[4:8] == cells[3::-1]
@@ -68,7 +66,7 @@ def test_rounds_are_reversed_in_turn_and_runs_differ_in_seed_only() -> None:
 )
 def test_the_learning_rate_follows_the_batch_size(scaling: str, rates: list[float]) -> None:
     template = TrainJob("numpy", ModelSpec("mlp"), TrainConfig(learning_rate=0.1), 2)
-    jobs = experiments.plan_sweep(
+    jobs = experiments.plan(
         template,
         frameworks=["numpy"],
         archs=["mlp"],
@@ -179,6 +177,61 @@ def test_resuming_does_failed_runs_again(
     assert len(resumed.document["runs"]) == 1
 
 
+def test_one_killed_child_gives_five_rows_and_a_failure_row(
+    mnist: Mnist, quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FRAMEWORK", "kill 1")
+    monkeypatch.setenv("FAKE_FRAMEWORK_ONLY", "mlp 1")
+    outcome = mnist("compare", "--runs", 3, "--json", *quick)
+    assert outcome.exit_code == 1
+    assert len(outcome.document["runs"]) == 5
+    (failure,) = outcome.document["failures"]
+    assert (failure["arch"], failure["seed"]) == ("mlp", 1)
+
+
+def test_a_kill_in_the_first_run_resumes_with_none_of_the_last_comparison(
+    mnist: Mnist, quick: list[str], tmp_path: Path
+) -> None:
+    mnist("compare", "--arch", "mlp", *quick)
+    command = ["compare", "--runs", "2", *quick]
+    process = _start(command, FAKE_FRAMEWORK="sleep 1")
+    _wait_for_runs(tmp_path / "results" / "comparison_results.partial.json", 0)
+    process.kill()
+    process.communicate()
+    resumed = mnist(*command, "--resume", "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert resumed.stderr.count("1/2") == 4  # each of the four was trained now
+
+
+def test_starting_anew_keeps_an_unfinished_comparison_aside(
+    mnist: Mnist, quick: list[str], tmp_path: Path
+) -> None:
+    process = _start(["compare", "--runs", "3", *quick], FAKE_FRAMEWORK="slow 0.3")
+    partial = tmp_path / "results" / "comparison_results.partial.json"
+    _wait_for_runs(partial, 1)
+    process.kill()
+    process.communicate()
+    before = partial.read_text()
+    outcome = mnist("compare", "--arch", "mlp", *quick)
+    assert outcome.exit_code == 0
+    assert "An unfinished comparison was found" in outcome.stderr
+    assert partial.with_name("comparison_results.partial.kept-1.json").read_text() == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("cpu", "Abacus"), ("data_sha256", "00")])
+def test_runs_of_another_machine_or_data_are_not_resumed(
+    mnist: Mnist, quick: list[str], tmp_path: Path, name: str, value: str
+) -> None:
+    mnist("compare", "--arch", "mlp", *quick)
+    path = tmp_path / "results" / "comparison_results.json"
+    document = json.loads(path.read_text())
+    document["runs"][0]["environment"][name] = value
+    path.write_text(json.dumps(document))
+    outcome = mnist("compare", "--arch", "mlp", *quick, "--resume")
+    assert outcome.exit_code == 1
+    assert f"its runs had {name} {value}" in outcome.stderr
+
+
 def test_a_run_that_hangs_past_the_timeout_becomes_a_failure(
     mnist: Mnist, quick: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +247,7 @@ def test_a_run_that_hangs_past_the_timeout_becomes_a_failure(
         ("{ this is no JSON", "is damaged"),
         ('{"schema_version": 99}', "schema version 99; this program reads 1"),
         ('{"schema_version": 1}', "is damaged"),
+        ('{"schema_version": 1, "runs": [], "settings": {}, "failures": []}', "is damaged"),
         ("[]", "is damaged"),
     ],
 )
@@ -246,7 +300,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_runs_before(
 
     def fill_up(path: Path, document: Any) -> None:
         calls.append(path)
-        if len(calls) == 2:
+        if len(calls) == 3:  # an empty document first, then one for each run
             from mnist_cli import records
 
             monkeypatch.setattr(records.json, "dumps", _no_space)
@@ -273,7 +327,8 @@ def _no_space(*_: Any, **__: Any) -> str:
         (["--batch-sizes", "441"], "at most the 440 training images, not 441"),
         (["--lr-scaling", "cubic"], "Unknown learning-rate scaling 'cubic'"),
         (["--runs", "0"], "runs must be from 1 to 1000, not 0."),
-        (["--timeout", "0"], "timeout must be above 0 seconds"),
+        (["--timeout", "0"], "timeout must be from above 0 to 1000000 seconds, not 0"),
+        (["--timeout", "nan"], "timeout must be from above 0 to 1000000 seconds, not nan"),
     ],
 )
 def test_a_wrong_sweep_ends_in_one_line_and_exit_code_2(
@@ -372,16 +427,19 @@ def test_frameworks_end_a_whole_epoch_of_mnist_with_the_same_accuracy(
     assert min(accuracies) > 0.95
 
 
-def test_the_parent_of_a_comparison_loads_no_framework(quick: list[str]) -> None:
+def test_the_parent_of_a_comparison_is_small_and_loads_no_framework(quick: list[str]) -> None:
     script = (
         "import sys; sys.argv = ['mnist', *sys.argv[1:]]\n"
         "from mnist_cli import cli\n"
         "try: cli.main()\n"
         "finally:\n"
         "    print({'torch', 'tensorflow', 'keras', 'torchvision'} & set(sys.modules))\n"
+        "    from mnist_cli.records import peak_rss_mib\n"
+        "    assert peak_rss_mib() <= 200, peak_rss_mib()\n"
     )
+    mnist_itself = ["--dataset", "mnist", "--limit", "1000"]
     done = subprocess.run(
-        [sys.executable, "-c", script, "compare", *quick],
+        [sys.executable, "-c", script, "compare", *quick, *mnist_itself],
         capture_output=True,
         text=True,
         check=True,

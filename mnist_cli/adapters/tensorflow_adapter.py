@@ -114,10 +114,6 @@ class TensorFlowClassifier:
             input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.float32)],
         )
 
-    def _kernel_and_bias(self, layer: str) -> Iterator[tuple[str, Any]]:
-        variables = self.model.get_layer(layer).trainable_variables
-        return zip(("weight", "bias"), variables, strict=True)
-
     def _compile_chunk(self, config: TrainConfig) -> Any:
         """Return a compiled (images, labels, order (n, batch), learning_rates (n,)) -> losses."""
 
@@ -165,7 +161,7 @@ class TensorFlowClassifier:
             yield losses.numpy()
 
     def _on_device(self, images: Array) -> Any:
-        """Return images as (N, 28, 28, 1) on the device, moved there once per run."""
+        """Return images as (N, 28, 28, 1) on the device, moved there whenever they change."""
         if self._resident is None or self._resident[0] is not images:
             self._resident = (images, tf.constant(images[..., np.newaxis]))
         return self._resident[1]
@@ -235,6 +231,8 @@ class TensorFlowAdapter:
         if device == "cpu":
             tf.config.set_visible_devices([], "GPU")
         self._device = "cpu" if device == "cpu" or not gpus else gpus[0].name
+        # Full float32 on a GPU too: the default is TF32 here and there, in each framework its own.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
         return TensorFlowClassifier(spec, config)

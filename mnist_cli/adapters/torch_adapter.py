@@ -98,7 +98,7 @@ class TorchClassifier:
         return loss.detach()
 
     def _on_device(self, images: Array) -> Tensor:
-        """Return images as (N, 1, 28, 28) on the device, moved there once per run."""
+        """Return images as (N, 1, 28, 28) on the device, moved there whenever they change."""
         if self._resident is None or self._resident[0] is not images:
             self._resident = (images, torch.from_numpy(images).unsqueeze(1).to(self.device))
         return self._resident[1]
@@ -165,6 +165,9 @@ class TorchAdapter:
                 "PyTorch sees no CUDA device. Use --device cpu, or install a CUDA build and driver."
             )
         torch.set_num_threads(threads)
+        # Full float32 on a GPU too: the default is TF32 here and there, in each framework its own.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         self._device = torch.device(device)
         return TorchClassifier(spec, config, self._device)
 

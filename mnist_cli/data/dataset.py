@@ -455,7 +455,7 @@ def _read_npz(path: Path) -> list[Array]:
         raise
     except Exception as error:  # zipfile, zlib and NumPy fail on damaged files in many ways
         raise DataError(
-            f"{_show(path)} is not a whole .npz file ({_reason(error)}); expected a folder of IDX "
+            f"{_show(path)} is not a whole .npz file of plain arrays; expected a folder of IDX "
             f"files, or an .npz of {', '.join(part.npz_key for part in _PARTS)}."
         ) from error
 

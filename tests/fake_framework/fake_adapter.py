@@ -2,7 +2,8 @@
 
 It answers with the nearest class mean. The variable FAKE_FRAMEWORK makes it misbehave, in the
 epoch (counted from 1) that follows the word: ``crash 2``, ``kill 2``, ``nan 2``, ``sleep 2``. With
-``slow 0.5`` each epoch takes half a second longer.
+``slow 0.5`` each epoch takes half a second longer. FAKE_FRAMEWORK_ONLY restricts all this to the
+run of one network and seed: ``mlp 1``.
 """
 
 import os
@@ -19,6 +20,9 @@ from mnist_cli.architectures import parameter_shapes
 class FakeClassifier:
     def __init__(self, spec, config):
         self.batch_size = config.batch_size
+        only = os.environ.get("FAKE_FRAMEWORK_ONLY")
+        concerned = only in (None, f"{spec.arch} {config.seed}")
+        self.misbehaviour = os.environ.get("FAKE_FRAMEWORK", "") if concerned else ""
         self.weights = {
             name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(spec).items()
         }
@@ -27,7 +31,7 @@ class FakeClassifier:
 
     def train_epoch(self, images, labels, *, order, learning_rates):
         self.epochs_seen += 1
-        action, _, epoch = os.environ.get("FAKE_FRAMEWORK", "").partition(" ")
+        action, _, epoch = self.misbehaviour.partition(" ")
         if action == "slow":
             time.sleep(float(epoch))
         elif action and self.epochs_seen == int(epoch):
