@@ -1,24 +1,27 @@
 """Records to PNG files. Charts read records and arrays and nothing else.
 
-Every chart is 1600 pixels wide and drawn to be read at half that. A framework has one colour and
-one marker everywhere, an architecture one line style, so that nothing is told by colour alone.
-Matplotlib is imported when a chart is drawn, and its global state is left alone.
+Every chart is 1600 pixels wide and drawn to be read at half that. A framework has one colour,
+marker and line width everywhere, an architecture one line style, so that nothing is told by colour
+alone. Matplotlib is imported when a chart is drawn, and its global state is left alone.
+
+Every chart raises `OutputError` if it cannot be written, and `UsageError` if there is no record.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from mnist_cli.analysis import statistic
 from mnist_cli.architectures import CLASSES, Array
 from mnist_cli.config import ARCHITECTURES
 from mnist_cli.errors import UsageError
@@ -26,11 +29,11 @@ from mnist_cli.records import RunRecord, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
+    from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure, SubFigure
-    from matplotlib.lines import Line2D
-    from matplotlib.text import Annotation
     from numpy.typing import ArrayLike
+
+    Axis: TypeAlias = XAxis | YAxis
 
 LineStyle: TypeAlias = Literal["-", "--", ":", "-."]
 
@@ -47,11 +50,13 @@ INK = "#222222"
 FAINT = "#6B6B6B"
 GRID = "#E3E3E3"
 RIGHT = "#00796B"
+RIGHT_FILL = "#DDF1EE"
 WRONG = "#C62828"
 
 KEY_COLUMNS = 5
 GRID_SAMPLES = 40
 GRID_COLUMNS = 8
+MODEL_SAMPLES = 12
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,16 @@ class Look:
 
     color: str
     marker: str
+    line_width: float = 2.0
 
 
 # Told apart by the colour-blind (blues against vermilion) and in grey: the lightness L* is
-# 17, 62 and 41. The spares keep 6 or more from these and from each other.
+# 17, 62 and 41. The spares keep 6 or more from these and from each other. Thin lines lie on thick
+# ones, so that lines that coincide all show.
 LOOKS: Mapping[str, Look] = {
-    "numpy": Look("#17245C", "^"),
-    "tensorflow": Look("#349EDA", "s"),
-    "torch": Look("#AD360A", "o"),
+    "numpy": Look("#17245C", "^", 3.6),
+    "tensorflow": Look("#349EDA", "s", 2.6),
+    "torch": Look("#AD360A", "o", 1.6),
 }
 SPARE_LOOKS = (
     Look("#571F72", "D"),
@@ -76,6 +83,11 @@ SPARE_LOOKS = (
     Look("#5E4A3A", "X"),
 )
 LINE_STYLES: Mapping[str, LineStyle] = {"cnn": "-", "mlp": "--", "mlp sigmoid": ":"}
+HOLLOW: dict[str, Any] = {
+    "markerfacecolor": "white",
+    "markeredgecolor": "auto",
+    "markeredgewidth": 1.2,
+}
 
 
 @dataclass(frozen=True)
@@ -97,32 +109,39 @@ class Cell:
         """The architecture's line style."""
         return LINE_STYLES.get(self.arch, "-.")
 
+    @property
+    def hollow(self) -> bool:
+        """Whether the architecture's markers and bars are not filled."""
+        return self.line_style != "-"
+
     def values(self, field: str) -> list[float]:
-        """Return one number of each run."""
-        return [float(getattr(run, field)) for run in self.runs]
+        """Return one number of each run; accuracies in percent."""
+        return [_percent(field) * getattr(run, field) for run in self.runs]
 
     def curve(self, field: str) -> list[float]:
-        """Return the mean over runs of an `EpochRecord` field, for the epochs all runs reached."""
+        """Return an `EpochRecord` field's mean over runs, for the epochs that all reached."""
         rows = zip(*(run.history for run in self.runs), strict=False)
-        return [statistics.fmean(getattr(epoch, field) for epoch in row) for row in rows]
-
-
-@dataclass(frozen=True)
-class LineEnd:
-    """A label to be, and the point (in data units) where its line ends."""
-
-    text: str
-    x: float
-    y: float
-    color: str
+        return [_percent(field) * fmean(getattr(epoch, field) for epoch in row) for row in rows]
 
 
 def training_chart(record: RunRecord, path: Path) -> None:
-    """Draw one run's losses and accuracies by epoch.
-
-    Raises `OutputError` if ``path`` cannot be written.
-    """
-    _save(training_figure(record), path)
+    """Draw one run's losses and accuracies by epoch."""
+    (cell,) = _cells([record])
+    result = f"{record.test_accuracy:.2%} of test images right"
+    epochs = _plural(len(record.history), "epoch")
+    figure = _figure(5.2, f"{cell.name} on {record.dataset}: {result} after {epochs}")
+    loss, accuracy = figure.subplots(1, 2)
+    _panel(loss, "Loss by epoch", "epoch", "loss (cross-entropy per image)")
+    _curve(loss, cell, "train_loss", label="training", linewidth=1.3, **HOLLOW)
+    _curve(loss, cell, "validation_loss", label="validation", linewidth=2.6)
+    _scale(loss.yaxis)
+    _panel(accuracy, "Accuracy by epoch", "epoch", "accuracy, %")
+    _curve(accuracy, cell, "validation_accuracy", label="validation", linewidth=2.6)
+    _curve(accuracy, cell, "test_accuracy", label="test", linewidth=1.3, color=FAINT, **HOLLOW)
+    _scale_accuracy(accuracy.yaxis)
+    speed = f"trained in {_three_digits(record.train_seconds)} s"
+    images = f"{record.images_per_second:,.0f} images/s"
+    _save(figure, path, [*_facts([record]), speed, images])
 
 
 def comparison_chart(
@@ -130,18 +149,111 @@ def comparison_chart(
 ) -> None:
     """Draw frameworks and architectures side by side, in six panels.
 
-    ``failures`` have ``framework`` and ``arch``, and are named in the caption. Raises `UsageError`
-    if there is no record and `OutputError` if ``path`` cannot be written.
+    ``failures`` have ``framework`` and ``arch``, and are named in the caption.
     """
-    _save(comparison_figure(records, failures=failures), path)
+    cells = _cells(records)
+    several = any(len(cell.runs) > 1 for cell in cells)
+    title = f"{_models(cells)}, trained on {_datasets(records)}"
+    figure, rows = _rows_under_key(title, cells, [max(3.7, 1.3 + 0.34 * len(cells))] * 3)
+    loss, accuracy, convergence, final, seconds, memory = (
+        panel for row in rows for panel in row.subplots(1, 2)
+    )
+    _panel(loss, "Loss: validation (bold), training (faint)", "epoch", "loss per image")
+    _panel(accuracy, "Test accuracy by epoch", "epoch", "test accuracy, %")
+    _panel(
+        convergence,
+        "Validation accuracy by training time",
+        "training seconds",
+        "validation accuracy, %",
+    )
+    for cell in cells:
+        _curve(loss, cell, "train_loss", linewidth=1.2, alpha=0.4, markersize=3, zorder=2)
+        _curve(loss, cell, "validation_loss", label=cell.name)
+        _curve(accuracy, cell, "test_accuracy", label=cell.name)
+        time, correct = cell.curve("train_seconds"), cell.curve("validation_accuracy")
+        _line(convergence, cell, time, correct, linewidth=2)
+    _scale(loss.yaxis)
+    _scale_accuracy(accuracy.yaxis)
+    _scale_accuracy(convergence.yaxis)
+    _scale(convergence.xaxis)
+    _panel(final, f"Final test accuracy{', 95% interval' * several}", "test accuracy, %")
+    _final_accuracies(final, cells)
+    _panel(seconds, "Total training time", "training seconds, without evaluation")
+    _bars(seconds, cells, "train_seconds", "s")
+    _panel(memory, "Peak memory of the process", "peak memory, MiB")
+    _bars(memory, cells, "peak_rss_mib", "MiB")
+    notes = ["lines and bars: mean of runs; white dots: single runs"] * several
+    _save(figure, path, [*_facts(records, notes), *_failed(failures)])
+
+
+def batch_size_chart(
+    records: Sequence[RunRecord], path: Path, *, failures: Iterable[Mapping[str, Any]] = ()
+) -> None:
+    """Draw accuracy and speed by batch size, in four panels.
+
+    ``failures`` have ``framework`` and ``arch``, and are named in the caption.
+    """
+    cells = _cells(records)
+    title = f"{_models(cells)} by batch size, on {_datasets(records)}"
+    figure, rows = _rows_under_key(title, cells, [3.9, 3.9])
+    # A subfigure to a panel too: what stands above one then takes no height from its neighbour.
+    accuracy, epoch, throughput, target = (
+        half.subplots() for row in rows for half in row.subfigures(1, 2, squeeze=False).ravel()
+    )
+    _panel(accuracy, "Final test accuracy", "batch size", "test accuracy, %")
+    _by_batch_size(accuracy, cells, lambda run: 100 * run.test_accuracy)
+    _scale_accuracy(accuracy.yaxis)
+    _panel(epoch, "Training time of an epoch", "batch size", "training seconds")
+    _by_batch_size(epoch, cells, lambda run: run.train_seconds / len(run.history))
+    _scale(epoch.yaxis)
+    _panel(throughput, "Throughput", "batch size", "images per second")
+    _by_batch_size(throughput, cells, lambda run: run.images_per_second)
+    _scale(throughput.yaxis)
+    _panel(target, "Time to 98% validation accuracy", "batch size", "training seconds")
+    _by_batch_size(target, cells, lambda run: run.time_to_accuracy["0.98"])
+    _scale(target.yaxis)
+    points = {(run.framework, _arch_name(run), run.batch_size) for run in records}
+    notes = [
+        "lines: mean of runs (time to 98%: of those that reached it)",
+        "whiskers: lowest and highest run",
+    ] * (len(records) > len(points))
+    _save(figure, path, [*_facts(records, notes), *_failed(failures)])
 
 
 def confusion_chart(matrix: ArrayLike, path: Path, *, title: str) -> None:
-    """Draw a confusion matrix (10, 10) of counts, true digits down and predicted ones across.
-
-    Raises `OutputError` if ``path`` cannot be written.
-    """
-    _save(confusion_figure(np.asarray(matrix), title=title), path)
+    """Draw a confusion matrix (10, 10) of counts, true digits down and predicted ones across."""
+    counts = np.asarray(matrix)
+    total = int(counts.sum())
+    figure = _figure(9.6, f"{title}: {_wrong_of(total - int(np.trace(counts)), total)}")
+    panel = figure.subplots()
+    errors = np.ma.masked_array(counts, mask=np.eye(CLASSES, dtype=bool))
+    highest = max(int(errors.max()), 1)
+    panel.set_facecolor("#E9ECEF")  # shows through on the diagonal
+    panel.imshow(errors, cmap="Oranges", vmin=0, vmax=highest * 1.25)
+    for (true, predicted), count in np.ndenumerate(counts):
+        mistake = bool(count) and true != predicted
+        dark = mistake and count > 0.75 * highest
+        panel.text(
+            predicted,
+            true,
+            f"{count:.0f}",
+            ha="center",
+            va="center",
+            fontsize=13,
+            fontweight="bold" if mistake else "normal",
+            color="white" if dark else INK if count else "#BBBBBB",
+        )
+    panel.set_xticks(range(CLASSES))
+    panel.set_yticks(range(CLASSES))
+    panel.set_xticks(np.arange(CLASSES + 1) - 0.5, minor=True)
+    panel.set_yticks(np.arange(CLASSES + 1) - 0.5, minor=True)
+    panel.grid(which="minor", color="white", linewidth=2)
+    panel.tick_params(which="both", length=0, labelsize=TITLE_POINTS, labelcolor=INK)
+    panel.spines[:].set_visible(False)
+    panel.set_xlabel("predicted digit", fontsize=TITLE_POINTS, color=INK)
+    panel.set_ylabel("true digit", fontsize=TITLE_POINTS, color=INK, labelpad=10)
+    key = ["Counts of images", "grey: read right", "orange: mistakes, darker for more"]
+    _save(figure, path, key)
 
 
 def predictions_chart(
@@ -156,10 +268,76 @@ def predictions_chart(
     """Draw up to 40 images and how they were read, the most confident mistakes first.
 
     images: (N, 28, 28), uint8. labels, predictions: (N,), digits. confidences: (N,), 0-1.
-    Raises `OutputError` if ``path`` cannot be written.
     """
-    read = np.asarray(labels), np.asarray(predictions), np.asarray(confidences)
-    _save(predictions_figure(images, *read, title=title), path)
+    true, read, sure = np.asarray(labels), np.asarray(predictions), np.asarray(confidences)
+    chosen = choose_samples(true, read, sure, GRID_SAMPLES)
+    rows = max(math.ceil(len(chosen) / GRID_COLUMNS), 1)
+    wrong = int(np.count_nonzero(true != read))
+    figure = _figure(1.2 + 1.5 * rows, f"{title}: {_wrong_of(wrong, len(true))}")
+    panels = figure.subplots(rows, GRID_COLUMNS, squeeze=False).ravel()
+    for panel in panels[len(chosen) :]:
+        panel.set_axis_off()
+    for panel, index in zip(panels, chosen, strict=False):
+        right = true[index] == read[index]
+        color = RIGHT if right else WRONG
+        panel.imshow(images[index], cmap="gray_r", vmin=0, vmax=255)
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_color(color)
+        panel.spines[:].set_linewidth(1.5 if right else 3)
+        text = f"✓ {true[index]}" if right else f"✗ {true[index]} → {read[index]}"
+        share = ">99%" if 0.995 <= sure[index] < 1 else f"{sure[index]:.0%}"
+        panel.set_title(f"{text}, {share}", fontsize=FONT_POINTS, color=color, pad=5)
+    example = "✗ 5 → 3, 97%: a 5 read as 3 with 97% confidence"
+    _save(figure, path, [example, "most confident mistakes first", "✓ read right"])
+
+
+def model_samples_chart(
+    images: Array, labels: ArrayLike, records: Sequence[RunRecord], path: Path
+) -> None:
+    """Draw the same 12 test images for every model, the most disputed first, and the answers.
+
+    images: (N, 28, 28), uint8. labels: (N,), digits. Each model's run with the lowest seed answers.
+    """
+    cells = _cells(records)
+    runs = [min(cell.runs, key=lambda run: run.seed) for cell in cells]
+    true = np.asarray(labels)
+    answers = np.tile(true, (len(runs), 1))
+    for row, run in zip(answers, runs, strict=True):
+        for index, digit in run.test_errors:
+            row[index] = digit
+    alike = int((answers == answers[0]).all(axis=0).sum())
+    missed = int((answers != true).all(axis=0).sum())
+    rows = _rows(cells)
+    last = rows[-1] + 0.9
+    name_inches = 0.085 * max(len(cell.name) for cell in cells)
+    row_inches, column_inches = 0.36, (WIDTH_INCHES - 1.3 - name_inches) / MODEL_SAMPLES
+    image_rows = column_inches / row_inches
+    figure = _figure(
+        1.25 + row_inches * (last + 2 + image_rows),
+        f"{_datasets(runs)}: {alike:,} of {len(true):,} test digits read alike by all models, "
+        f"{missed:,} wrongly by every model",
+    )
+    panel = figure.subplots()
+    chosen = most_disputed(answers, true, MODEL_SAMPLES)
+    for column, index in enumerate(chosen):
+        box = (column - 0.46, column + 0.46, -1.5, -1.5 - 0.92 * image_rows)
+        panel.imshow(images[index], cmap="gray_r", vmin=0, vmax=255, extent=box)
+        _answer(panel, column, -1, f"{true[index]}", color=INK, fontweight="bold")
+        for row, digit in zip(rows, answers[:, index], strict=True):
+            right = digit == true[index]
+            fill = RIGHT_FILL if right else WRONG
+            panel.barh(row, 0.92, left=column - 0.46, height=0.84, color=fill)
+            text = f"✓ {digit}" if right else f"✗ {digit}"
+            _answer(panel, column, row, text, color=RIGHT if right else "white")
+        _answer(panel, column, last, f"{index}", color=INK, fontsize=FONT_POINTS)
+    _cell_axis(panel, cells, [f"{len(run.test_errors):,} wrong" for run in runs])
+    names = ["true digit", *(cell.name for cell in cells), "test image"]
+    panel.set_yticks([-1, *rows, last], names)
+    panel.set(xticks=[], xlim=(-0.5, MODEL_SAMPLES - 0.5))
+    panel.set(ylim=(last + 0.5, -1.5 - image_rows), aspect=row_inches / column_inches)
+    panel.tick_params(length=0, labelsize=FONT_POINTS, labelcolor=INK)
+    panel.spines[:].set_visible(False)
+    _save(figure, path, ["most disputed digits first", *_facts(runs)])
 
 
 def framework_looks(frameworks: Iterable[str]) -> dict[str, Look]:
@@ -182,24 +360,14 @@ def spread(positions: Sequence[float], gap: float, *, low: float, high: float) -
     pools: list[list[float]] = []
     for rank, index in enumerate(order):
         pools.append([positions[index] - rank * gap])
-        while len(pools) > 1 and statistics.fmean(pools[-2]) > statistics.fmean(pools[-1]):
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
             pools[-2:] = [pools[-2] + pools[-1]]
     top = high - gap * (count - 1)
-    levels = [min(max(statistics.fmean(pool), low), top) for pool in pools for _ in pool]
+    levels = [min(max(fmean(pool), low), top) for pool in pools for _ in pool]
     placed = [0.0] * count
     for rank, index in enumerate(order):
         placed[index] = levels[rank] + rank * gap
     return placed
-
-
-def interval_95(values: Sequence[float]) -> float:
-    """Return half the width of the mean's 95% interval (Student's t); 0 for a single value."""
-    from scipy import stats
-
-    if len(values) < 2:
-        return 0.0
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return float(stats.t.ppf(0.975, len(values) - 1)) * error
 
 
 def choose_samples(labels: Array, predictions: Array, confidences: Array, count: int) -> Array:
@@ -217,117 +385,15 @@ def choose_samples(labels: Array, predictions: Array, confidences: Array, count:
     return np.concatenate([boldest, right[even]])
 
 
-def training_figure(record: RunRecord) -> Figure:
-    """Return the figure of `training_chart`."""
-    cell = _cells([record])[0]
-    figure = _figure(5.2, f"{cell.name} on {record.dataset}: {_result(record)}")
-    loss, accuracy = figure.subplots(1, 2)
-    _panel(loss, "Loss by epoch", y_label="loss (cross-entropy per image)")
-    _panel(accuracy, "Accuracy by epoch", y_label="accuracy, %")
-    ends = {
-        loss: [
-            _draw_curve(loss, cell, "train_loss", "training", width=1.3, hollow=True),
-            _draw_curve(loss, cell, "validation_loss", "validation", width=2.6),
-        ],
-        accuracy: [
-            _draw_curve(accuracy, cell, "validation_accuracy", "validation", width=2.6),
-            _draw_curve(
-                accuracy, cell, "test_accuracy", "test", width=1.3, hollow=True, color=FAINT
-            ),
-        ],
-    }
-    _loss_axis(loss)
-    _accuracy_axis(accuracy)
-    for panel in ends:
-        _epoch_axis(panel, len(record.history))
-    _caption(figure, [*_setting([record]), *_speed(record)])
-    _label_line_ends(figure, ends)
-    return figure
+def most_disputed(answers: Array, labels: Array, count: int) -> Array:
+    """Return the indices of up to ``count`` images: the most evenly split first.
 
-
-def comparison_figure(
-    records: Sequence[RunRecord], *, failures: Iterable[Mapping[str, Any]] = ()
-) -> Figure:
-    """Return the figure of `comparison_chart`."""
-    if not records:
-        raise UsageError("There is no finished run to draw. Train at least one network.")
-    cells = _cells(records)
-    row_inches = max(3.7, 1.3 + 0.34 * len(cells))
-    entries = _key_entries(cells)
-    key_inches = 0.3 * math.ceil(len(entries) / KEY_COLUMNS)
-    figure = _figure(1.3 + key_inches + 3 * row_inches, _comparison_title(cells))
-    # A subfigure to a row: long names in one row then take no width from the others.
-    grid = figure.add_gridspec(4, 1, height_ratios=[key_inches, *[row_inches] * 3])
-    top, *rows = [figure.add_subfigure(grid[row]) for row in range(4)]
-    _key(top, entries)
-    panels = [panel for row in rows for panel in row.subplots(1, 2)]
-    ends = {
-        panels[0]: _loss_panel(panels[0], cells),
-        panels[1]: _test_accuracy_panel(panels[1], cells),
-    }
-    _convergence_panel(panels[2], cells)
-    _final_accuracy_panel(panels[3], cells)
-    _seconds_panel(panels[4], cells)
-    _memory_panel(panels[5], cells)
-    _caption(figure, [*_runs_per_cell(cells), *_setting(records), *_failed(failures)])
-    _label_line_ends(figure, ends)
-    return figure
-
-
-def confusion_figure(matrix: Array, *, title: str) -> Figure:
-    """Return the figure of `confusion_chart`."""
-    total = int(matrix.sum())
-    wrong = total - int(np.trace(matrix))
-    figure = _figure(9.6, f"{title}: {_wrong_of(wrong, total)}")
-    panel = figure.subplots()
-    errors = np.ma.masked_array(matrix, mask=np.eye(CLASSES, dtype=bool))
-    highest = max(int(errors.max()), 1)
-    panel.set_facecolor("#E9ECEF")  # shows through on the diagonal
-    panel.imshow(errors, cmap="Oranges", vmin=0, vmax=highest * 1.25)
-    for true, predicted in np.ndindex(matrix.shape):
-        _count(panel, true, predicted, int(matrix[true, predicted]), highest)
-    panel.set_xticks(range(CLASSES))
-    panel.set_yticks(range(CLASSES))
-    panel.set_xticks(np.arange(CLASSES + 1) - 0.5, minor=True)
-    panel.set_yticks(np.arange(CLASSES + 1) - 0.5, minor=True)
-    panel.grid(which="minor", color="white", linewidth=2)
-    panel.tick_params(which="both", length=0, labelsize=TITLE_POINTS, labelcolor=INK)
-    panel.spines[:].set_visible(False)
-    panel.set_xlabel("predicted digit", fontsize=TITLE_POINTS, color=INK)
-    panel.set_ylabel("true digit", fontsize=TITLE_POINTS, color=INK, labelpad=10)
-    _caption(figure, ["Counts of images", "grey: read right", "orange: mistakes, darker for more"])
-    return figure
-
-
-def predictions_figure(
-    images: Array, labels: Array, predictions: Array, confidences: Array, *, title: str
-) -> Figure:
-    """Return the figure of `predictions_chart`."""
-    chosen = choose_samples(labels, predictions, confidences, GRID_SAMPLES)
-    rows = max(math.ceil(len(chosen) / GRID_COLUMNS), 1)
-    wrong = int(np.count_nonzero(labels != predictions))
-    figure = _figure(1.2 + 1.5 * rows, f"{title}: {_wrong_of(wrong, len(labels))}")
-    panels = figure.subplots(rows, GRID_COLUMNS, squeeze=False).ravel()
-    for panel in panels[len(chosen) :]:
-        panel.set_axis_off()
-    for panel, index in zip(panels, chosen, strict=False):
-        _sample(
-            panel, images[index], int(labels[index]), int(predictions[index]), confidences[index]
-        )
-    _caption(
-        figure,
-        [
-            "✗ 5 → 3, 97%: a 5 read as 3 with 97% confidence",
-            "most confident mistakes first",
-            "✓ read right",
-        ],
-    )
-    return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, facecolor="white")
+    Those that all models read alike come last, misread ones before ones read right.
+    answers: (models, N), digits. labels: (N,), digits.
+    """
+    votes = (answers[:, :, None] == np.arange(CLASSES)).sum(axis=0)  # (N, 10)
+    all_right = (answers == labels).all(axis=0)
+    return np.lexsort((all_right, votes.max(axis=1)))[:count]  # stable, the last key first
 
 
 def _figure(height_inches: float, title: str) -> Figure:
@@ -344,14 +410,76 @@ def _figure(height_inches: float, title: str) -> Figure:
     return figure
 
 
-def _caption(figure: Figure, parts: Sequence[str]) -> None:
+def _rows_under_key(
+    title: str, cells: Sequence[Cell], inches: Sequence[float]
+) -> tuple[Figure, list[SubFigure]]:
+    """Return a figure and its rows, ``inches`` high, under a key to frameworks and architectures.
+
+    Each row is a subfigure: long names in one then take no width from the others.
+    """
+    from matplotlib.lines import Line2D
+
+    looks = {_short(cell.framework): cell.look for cell in cells}
+    archs = {cell.arch: cell for cell in cells}
+    key = [
+        Line2D([], [], color=look.color, marker=look.marker, markersize=8, lw=0, label=name)
+        for name, look in sorted(looks.items())
+    ] + [
+        Line2D(
+            [],
+            [],
+            color=INK,
+            linestyle=cell.line_style,
+            linewidth=2,
+            marker="o",
+            markersize=7,
+            markerfacecolor="white" if cell.hollow else INK,
+            label=arch,
+        )
+        for arch, cell in archs.items()
+    ]
+    key_inches = 0.3 * math.ceil(len(key) / KEY_COLUMNS)
+    heights = [key_inches, *inches]
+    figure = _figure(1.3 + sum(heights), title)
+    top, *rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights).ravel()
+    top.legend(
+        handles=key,
+        loc="center",
+        ncols=min(len(key), KEY_COLUMNS),
+        fontsize=FONT_POINTS,
+        labelcolor=INK,
+        frameon=False,
+        handlelength=2.6,
+        columnspacing=1.8,
+    )
+    return figure, rows
+
+
+def _save(figure: Figure, path: Path, caption: Sequence[str]) -> None:
+    """Write the caption, move line labels apart, and write the file."""
+    from matplotlib.text import Annotation
+
     # No-break spaces (\xa0): lines break between the parts, not within one.
-    text = "\xa0· ".join(part.replace(" ", "\xa0") for part in parts)
+    text = "\xa0· ".join(part.replace(" ", "\xa0") for part in caption)
     lines = textwrap.fill(text, CAPTION_CHARACTERS).replace("\xa0·\n", "\n")
     figure.supxlabel(lines, x=0.015, ha="left", fontsize=FONT_POINTS, color=FAINT, parse_math=False)
+    engine = figure.get_layout_engine()
+    if engine:
+        engine.execute(figure)
+    figure.set_layout_engine("none")  # a panel's height fixes the gap between its labels
+    for panel in figure.axes:
+        notes = [text for text in panel.texts if isinstance(text, Annotation)]
+        ends = [note for note in notes if note.arrow_patch]
+        to_fraction = panel.transScale + panel.transLimits
+        wanted = [float(to_fraction.transform(end.xy)[1]) for end in ends]
+        gap = 1.3 * FONT_POINTS / 72 * figure.dpi / panel.bbox.height
+        for end, y in zip(ends, spread(wanted, gap, low=0.0, high=1.0), strict=True):
+            end.set_position((1.07, y))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI, facecolor="white")
 
 
-def _panel(panel: Axes, title: str, *, x_label: str = "", y_label: str = "") -> None:
+def _panel(panel: Axes, title: str, x_label: str, y_label: str = "") -> None:
     panel.set_title(title, loc="left", fontsize=PANEL_TITLE_POINTS, color=INK, pad=10)
     panel.set_xlabel(x_label, fontsize=FONT_POINTS, color=INK)
     panel.set_ylabel(y_label, fontsize=FONT_POINTS, color=INK)
@@ -362,139 +490,163 @@ def _panel(panel: Axes, title: str, *, x_label: str = "", y_label: str = "") -> 
     panel.set_axisbelow(True)
 
 
-def _draw_curve(
+def _line(
     panel: Axes,
     cell: Cell,
-    field: str,
-    label: str,
+    xs: Sequence[float],
+    ys: Sequence[float],
     *,
-    width: float,
-    hollow: bool = False,
-    color: str = "",
-    seconds: bool = False,
-) -> LineEnd:
-    """Draw a curve by epoch or by training seconds; accuracies in percent."""
-    color = color or cell.look.color
-    scale = 100 if field.endswith("accuracy") else 1
-    ys = [scale * value for value in cell.curve(field)]
-    xs = cell.curve("train_seconds") if seconds else [float(n + 1) for n in range(len(ys))]
-    panel.plot(
-        xs,
-        ys,
-        color=color,
-        linestyle=cell.line_style,
-        linewidth=width,
-        marker=cell.look.marker,
-        markersize=3.5 + 1.6 * width,
-        markevery=math.ceil(len(ys) / 12),
-        markerfacecolor="white" if hollow else color,
-        markeredgecolor=color if hollow else "white",
-        markeredgewidth=1.2 if hollow else 0.7,
-        clip_on=False,
-        zorder=3,
-    )
-    return LineEnd(label, xs[-1], ys[-1], color)
-
-
-def _widths(cells: Sequence[Cell]) -> list[float]:
-    """Return line widths that fall with drawing order, so that lines that coincide all show."""
-    frameworks = sorted({cell.framework for cell in cells})
-    step = 2.0 / max(len(frameworks) - 1, 1)
-    return [1.6 + step * (len(frameworks) - 1 - frameworks.index(c.framework)) for c in cells]
-
-
-def _loss_panel(panel: Axes, cells: Sequence[Cell]) -> list[LineEnd]:
-    _panel(panel, "Loss: validation (bold), training (faint)", y_label="loss per image")
-    for cell in cells:
-        panel.plot(
-            range(1, len(cell.curve("train_loss")) + 1),
-            cell.curve("train_loss"),
-            color=cell.look.color,
-            linestyle=cell.line_style,
-            linewidth=1.2,
-            marker=cell.look.marker,
-            markersize=3,
-            markevery=math.ceil(len(cell.curve("train_loss")) / 12),
-            alpha=0.4,
+    label: str = "",
+    linewidth: float = 0,
+    **style: Any,
+) -> None:
+    """Draw a cell's line, with a label at its end; ``style`` is Matplotlib's."""
+    width = linewidth or cell.look.line_width
+    usual: dict[str, Any] = {
+        "color": cell.look.color,
+        "linestyle": cell.line_style,
+        "marker": cell.look.marker,
+        "markersize": 3.5 + 1.6 * width,
+        "markevery": math.ceil(len(ys) / 12),
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.7,
+        "clip_on": False,
+        "zorder": 4 - width / 10,
+    }
+    (line,) = panel.plot(xs, ys, linewidth=width, **usual | (HOLLOW if cell.hollow else {}) | style)
+    if label:
+        arrow = {"arrowstyle": "-", "color": line.get_color(), "linewidth": 1.0}
+        panel.annotate(
+            label,
+            (xs[-1], ys[-1]),
+            (1.07, 0.5),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=FONT_POINTS,
+            color=INK,
+            annotation_clip=False,
+            arrowprops={**arrow, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 5},
         )
-    ends = [
-        _draw_curve(panel, cell, "validation_loss", cell.name, width=width)
-        for cell, width in zip(cells, _widths(cells), strict=True)
-    ]
-    _loss_axis(panel)
-    _epoch_axis(panel, _longest(cells))
-    return ends
 
 
-def _test_accuracy_panel(panel: Axes, cells: Sequence[Cell]) -> list[LineEnd]:
-    _panel(panel, "Test accuracy by epoch", y_label="test accuracy, %")
-    ends = [
-        _draw_curve(panel, cell, "test_accuracy", cell.name, width=width)
-        for cell, width in zip(cells, _widths(cells), strict=True)
-    ]
-    _accuracy_axis(panel)
-    _epoch_axis(panel, _longest(cells))
-    return ends
+def _curve(panel: Axes, cell: Cell, field: str, **style: Any) -> None:
+    """Draw a field of `EpochRecord` by epoch; ``style`` is `_line`'s."""
+    from matplotlib.ticker import MaxNLocator
+
+    ys = cell.curve(field)
+    _line(panel, cell, range(1, len(ys) + 1), ys, **style)
+    epochs = int(_drawn(panel.xaxis).max())
+    pad = 0.5 if epochs == 1 else min(0.03 * (epochs - 1), 0.45)
+    panel.set_xlim(1 - pad, epochs + pad)
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
-def _convergence_panel(panel: Axes, cells: Sequence[Cell]) -> None:
-    _panel(
-        panel,
-        "Validation accuracy by training time",
-        x_label="training seconds",
-        y_label="validation accuracy, %",
-    )
+def _by_batch_size(
+    panel: Axes, cells: Sequence[Cell], value: Callable[[RunRecord], float | None]
+) -> None:
+    """Draw each cell's mean by batch size, with whiskers to the lowest and the highest run.
+
+    Where no run has a value, a cross in the framework's colour stands above the panel.
+    """
+    missing: list[tuple[Cell, int]] = []
     for cell in cells:
-        _draw_curve(panel, cell, "validation_accuracy", cell.name, width=2, seconds=True)
-    _accuracy_axis(panel)
-    seconds = [second for cell in cells for second in cell.curve("train_seconds")]
-    if min(seconds) > 0 and max(seconds) / min(seconds) >= 10:
-        _log_axis(panel, "x", seconds)
-        panel.set_xlabel("training seconds, log scale")
-    else:
-        panel.set_xlim(left=0)
-        panel.xaxis.set_major_formatter("{x:g}")
-        _few_ticks(panel.xaxis)
+        found: dict[int, list[float]] = {size: [] for size in _batch_sizes(cell.runs)}
+        for run in cell.runs:
+            if (number := value(run)) is not None:
+                found[run.batch_size].append(number)
+        means = [fmean(numbers) if numbers else math.nan for numbers in found.values()]
+        _line(panel, cell, list(found), means, markevery=1)
+        for size, numbers in found.items():
+            if not numbers:
+                missing.append((cell, size))
+            if len(numbers) > 1:
+                ends = [min(numbers), max(numbers)]
+                panel.plot([size, size], ends, "_-", color=cell.look.color, markersize=7)
+    _batch_size_axis(panel, _batch_sizes([run for cell in cells for run in cell.runs]))
+    _mark_missing(panel, cells, missing)
 
 
-def _final_accuracy_panel(panel: Axes, cells: Sequence[Cell]) -> None:
-    repeated = any(len(cell.runs) > 1 for cell in cells)
-    title = "Final test accuracy, 95% interval" if repeated else "Final test accuracy"
-    _panel(panel, title, x_label="test accuracy, %")
-    reach: list[float] = []
+def _batch_sizes(records: Iterable[RunRecord]) -> list[int]:
+    return sorted({record.batch_size for record in records})
+
+
+def _batch_size_axis(panel: Axes, sizes: Sequence[int]) -> None:
+    """Tick the real sizes on a log scale, named from the largest down where there is room."""
+    from matplotlib.ticker import NullLocator
+
+    pad = 2**0.5 * (sizes[-1] / sizes[0]) ** 0.01
+    panel.set_xscale("log", base=2)
+    panel.set_xlim(sizes[0] / pad, sizes[-1] * pad)
+    inches = 3.6 / math.log2(sizes[-1] / sizes[0] * pad * pad)  # of a doubling
+    names: list[str] = []
+    edge = math.inf
+    for size in reversed(sizes):
+        half = (0.32 * len(f"{size}") + 0.3) * FONT_POINTS / 72 / inches
+        fits = math.log2(size) + half <= edge
+        names.append(f"{size}" if fits else "")
+        edge = math.log2(size) - half if fits else edge
+    panel.set_xticks(sizes, names[::-1])
+    panel.xaxis.set_minor_locator(NullLocator())
+
+
+def _mark_missing(panel: Axes, cells: Sequence[Cell], missing: Sequence[tuple[Cell, int]]) -> None:
+    """Mark what was not reached above the panel: a row to each architecture, frameworks abreast."""
+    from matplotlib.transforms import ScaledTranslation
+
+    archs = list(dict.fromkeys(cell.arch for cell, _ in missing))[::-1]
+    heights = {arch: 11 + 15 * row for row, arch in enumerate(archs)}
+    panel.set_title(panel.get_title("left"), loc="left", pad=10 + 16 * len(archs))
+    for arch, height in heights.items():
+        panel.annotate(
+            f"{arch} not reached",
+            (0, 1),
+            (-4, height),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=FONT_POINTS,
+            color=INK,
+        )
+    for cell, size in missing:
+        abreast = [each for each in cells if each.arch == cell.arch]
+        gap = min(11, 220 / len(panel.get_xticks()) / len(abreast))
+        aside = gap * (abreast.index(cell) - (len(abreast) - 1) / 2)
+        move = ScaledTranslation(aside / 72, heights[cell.arch] / 72, panel.figure.dpi_scale_trans)
+        place = panel.get_xaxis_transform() + move
+        panel.scatter(
+            size,
+            1,
+            45,
+            color=cell.look.color,
+            marker="x",
+            linewidths=2.2,
+            transform=place,
+            clip_on=False,
+        )
+
+
+def _final_accuracies(panel: Axes, cells: Sequence[Cell]) -> None:
     texts = []
     for row, cell in zip(_rows(cells), cells, strict=True):
-        values = [100 * value for value in cell.values("test_accuracy")]
-        mean, half = statistics.fmean(values), interval_95(values)
+        figures = statistic(cell.values("test_accuracy"))
         panel.errorbar(
-            mean,
+            figures["mean"],
             row,
-            xerr=half or None,
+            xerr=figures["ci95"],
             color=cell.look.color,
             marker=cell.look.marker,
             markersize=9,
-            markerfacecolor=cell.look.color if cell.line_style == "-" else "white",
+            markerfacecolor="white" if cell.hollow else cell.look.color,
             markeredgewidth=1.8,
             capsize=5,
             elinewidth=2,
             clip_on=False,
         )
-        reach += [mean - half, mean + half, *values]
-        texts.append(f"{mean:.2f} ± {half:.2f}" if half else f"{mean:.2f}")
-    panel.set_xlim(_accuracy_limits(reach))
-    panel.xaxis.set_major_formatter("{x:g}")
-    _few_ticks(panel.xaxis)
+        interval = f" ± {figures['ci95']:.2f}" if figures["ci95"] else ""
+        texts.append(f"{figures['mean']:.2f}{interval}")
+    _scale_accuracy(panel.xaxis)
     _cell_axis(panel, cells, texts)
-
-
-def _seconds_panel(panel: Axes, cells: Sequence[Cell]) -> None:
-    _panel(panel, "Total training time", x_label="training seconds, without evaluation")
-    _bars(panel, cells, "train_seconds", "s")
-
-
-def _memory_panel(panel: Axes, cells: Sequence[Cell]) -> None:
-    _panel(panel, "Peak memory of the process", x_label="peak memory, MiB")
-    _bars(panel, cells, "peak_rss_mib", "MiB")
 
 
 def _bars(panel: Axes, cells: Sequence[Cell], field: str, unit: str) -> None:
@@ -502,34 +654,29 @@ def _bars(panel: Axes, cells: Sequence[Cell], field: str, unit: str) -> None:
     texts = []
     for row, cell in zip(_rows(cells), cells, strict=True):
         values = cell.values(field)
-        mean = statistics.fmean(values)
+        mean = fmean(values)
         texts.append(f"{_three_digits(mean)} {unit}" if mean else "not known")
-        if not mean:
-            continue
         panel.barh(
             row,
             mean,
             height=0.62,
-            facecolor=(cell.look.color, 1.0 if cell.line_style == "-" else 0.22),
+            facecolor=(cell.look.color, 0.22 if cell.hollow else 1.0),
             edgecolor=cell.look.color,
             linestyle=cell.line_style,
-            linewidth=1.5,
+            linewidth=1.5 if mean else 0,
         )
-        if len(values) > 1:
+        if mean and len(values) > 1:
             panel.plot(
                 values,
                 [row] * len(values),
-                linestyle="none",
-                marker="o",
+                "o",
                 markersize=4.5,
                 markerfacecolor="white",
                 markeredgecolor=INK,
                 clip_on=False,
-                zorder=4,
             )
     highest = max(value for cell in cells for value in cell.values(field))
     panel.set_xlim(0, 1.04 * highest or 1)
-    panel.xaxis.set_major_formatter("{x:,g}")
     _few_ticks(panel.xaxis)
     _cell_axis(panel, cells, texts)
 
@@ -551,167 +698,71 @@ def _cell_axis(panel: Axes, cells: Sequence[Cell], texts: Sequence[str]) -> None
     for row, text in zip(rows, texts, strict=True):
         panel.annotate(
             text,
-            (1.07, row),
+            (1, row),
+            (16, 0),
             xycoords=("axes fraction", "data"),
+            textcoords="offset points",
             va="center",
             fontsize=FONT_POINTS,
             color=INK,
         )
 
 
-def _loss_axis(panel: Axes) -> None:
-    from matplotlib.lines import Line2D
-
-    lines = [line for line in panel.lines if isinstance(line, Line2D)]
-    losses = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in lines])
-    panel.yaxis.set_major_formatter("{x:g}")
-    _few_ticks(panel.yaxis, most=6)
-    if losses.min() > 0 and losses.max() / losses.min() >= 10:
-        _log_axis(panel, "y", losses)
-        panel.set_ylabel(f"{panel.get_ylabel()}, log scale")
+def _answer(panel: Axes, column: int, row: float, text: str, **style: Any) -> None:
+    panel.text(column, row, text, ha="center", va="center", **{"fontsize": 13, **style})
 
 
-def _log_axis(panel: Axes, which: str, values: Sequence[float] | Array) -> None:
+def _drawn(axis: Axis) -> Array:
+    """Return the finite values along an axis of all lines drawn in its panel."""
+    lines = [getattr(line, f"get_{axis.axis_name}data")() for line in axis.axes.lines]
+    values: Array = np.concatenate([np.asarray(line, dtype=float) for line in lines])
+    return values[np.isfinite(values)]
+
+
+def _scale(axis: Axis) -> None:
+    """Fit an axis to its lines: a log scale from a factor of 10 on, else linear from 0."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    axis = panel.xaxis if which == "x" else panel.yaxis
-    (panel.set_xscale if which == "x" else panel.set_yscale)("log")
-    decades = math.log10(max(values) / min(values))
-    subs = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3.5 else (1,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=8))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter("{x:g}")
+    values = _drawn(axis)
+    _few_ticks(axis)
+    if not values.size:
+        axis.set_ticks([])
+    elif 0 < 10 * values.min() <= values.max():
+        name, label = axis.axis_name, axis.get_label_text()
+        axis.axes.set(**{f"{name}scale": "log", f"{name}label": f"{label}, log scale"})
+        decades = math.log10(values.max() / values.min())
+        subs = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3.5 else (1,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=8))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter("{x:,g}")
+    else:
+        axis.axes.set(**{f"{axis.axis_name}lim": (0, None)})
 
 
-def _accuracy_axis(panel: Axes) -> None:
-    percents = [float(y) for line in panel.lines for y in np.asarray(line.get_ydata())]
-    panel.set_ylim(_accuracy_limits(percents))
-    panel.yaxis.set_major_formatter("{x:g}")
-    _few_ticks(panel.yaxis, most=6)
+def _scale_accuracy(axis: Axis) -> None:
+    axis.axes.set(**{f"{axis.axis_name}lim": _accuracy_limits(_drawn(axis))})
+    _few_ticks(axis)
 
 
-def _accuracy_limits(percents: Sequence[float]) -> tuple[float, float]:
+def _accuracy_limits(percents: Sequence[float] | Array) -> tuple[float, float]:
     """Return axis limits that show differences: around the values, never from 0, within 0-100."""
     low, high = min(percents), max(percents)
     pad = max(0.08 * (high - low), 0.1)
     return max(low - pad, 0.0), min(high + pad, 100.0)
 
 
-def _epoch_axis(panel: Axes, epochs: int) -> None:
+def _few_ticks(axis: Axis) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    panel.set_xlabel("epoch", fontsize=FONT_POINTS, color=INK)
-    pad = 0.5 if epochs == 1 else min(0.03 * (epochs - 1), 0.45)
-    panel.set_xlim(1 - pad, epochs + pad)
-    panel.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-
-
-def _few_ticks(axis: Axis, *, most: int = 4) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+    most = 4 if axis.axis_name == "x" else 6
     axis.set_major_locator(MaxNLocator(nbins=most, steps=[1, 2, 5, 10]))
-
-
-def _label_line_ends(figure: Figure, ends: Mapping[Axes, Sequence[LineEnd]]) -> None:
-    """Label lines to the right of their panel, moved apart; the layout of the figure is final."""
-    labels = {
-        panel: [_end_label(panel, end) for end in line_ends] for panel, line_ends in ends.items()
-    }
-    engine = figure.get_layout_engine()
-    if engine:
-        engine.execute(figure)
-    figure.set_layout_engine("none")  # a panel's height fixes the gap between its labels
-    for panel, placed in labels.items():
-        to_fraction = panel.transScale + panel.transLimits
-        wanted = [float(to_fraction.transform(label.xy)[1]) for label in placed]
-        gap = 1.3 * FONT_POINTS / 72 * figure.dpi / panel.bbox.height
-        for label, y in zip(placed, spread(wanted, gap, low=0.0, high=1.0), strict=True):
-            label.set_position((1.07, y))
-
-
-def _end_label(panel: Axes, end: LineEnd) -> Annotation:
-    return panel.annotate(
-        end.text,
-        (end.x, end.y),
-        (1.07, 0.5),
-        textcoords="axes fraction",
-        va="center",
-        fontsize=FONT_POINTS,
-        color=INK,
-        annotation_clip=False,
-        arrowprops={
-            "arrowstyle": "-",
-            "color": end.color,
-            "linewidth": 1.0,
-            "relpos": (0, 0.5),
-            "shrinkA": 0,
-            "shrinkB": 5,
-        },
-    )
-
-
-def _key_entries(cells: Sequence[Cell]) -> list[Line2D]:
-    """Return samples of the colours, markers and line styles, labelled with what they mean."""
-    from matplotlib.lines import Line2D
-
-    looks = {cell.framework: cell.look for cell in cells}
-    styles = {cell.arch: cell.line_style for cell in cells}
-    return [
-        Line2D([], [], color=look.color, marker=look.marker, markersize=8, lw=0, label=_short(name))
-        for name, look in sorted(looks.items())
-    ] + [
-        Line2D([], [], color=INK, linestyle=style, linewidth=2, label=arch)
-        for arch, style in styles.items()
-    ]
-
-
-def _key(figure: SubFigure, entries: Sequence[Line2D]) -> None:
-    figure.legend(
-        handles=entries,
-        loc="center",
-        ncols=min(len(entries), KEY_COLUMNS),
-        fontsize=FONT_POINTS,
-        labelcolor=INK,
-        frameon=False,
-        handlelength=2.6,
-        columnspacing=1.8,
-    )
-
-
-def _count(panel: Axes, true: int, predicted: int, count: int, highest: int) -> None:
-    mistake = true != predicted
-    dark = mistake and count > 0.75 * highest
-    color = "white" if dark else "#BBBBBB" if count == 0 else INK
-    panel.text(
-        predicted,
-        true,
-        f"{count}",
-        ha="center",
-        va="center",
-        fontsize=13,
-        fontweight="bold" if count and mistake else "normal",
-        color=color,
-    )
-
-
-def _sample(panel: Axes, image: Array, label: int, prediction: int, confidence: float) -> None:
-    right = label == prediction
-    color = RIGHT if right else WRONG
-    panel.imshow(image, cmap="gray_r", vmin=0, vmax=255)
-    panel.set_xticks([])
-    panel.set_yticks([])
-    panel.spines[:].set_color(color)
-    panel.spines[:].set_linewidth(1.5 if right else 3)
-    text = f"✓ {label}" if right else f"✗ {label} → {prediction}"
-    panel.set_title(f"{text}, {_percent(confidence)}", fontsize=FONT_POINTS, color=color, pad=5)
-
-
-def _percent(confidence: float) -> str:
-    return ">99%" if 0.995 <= confidence < 1 else f"{confidence:.0%}"
+    axis.set_major_formatter("{x:,g}")
 
 
 def _cells(records: Sequence[RunRecord]) -> list[Cell]:
     """Group runs by architecture (CNN first), then framework."""
+    if not records:
+        raise UsageError("There is no finished run to draw. Train at least one network.")
     looks = framework_looks(record.framework for record in records)
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for record in records:
@@ -725,12 +776,12 @@ def _arch_name(record: RunRecord) -> str:
     return record.arch if record.activation == "relu" else f"{record.arch} {record.activation}"
 
 
-def _longest(cells: Sequence[Cell]) -> int:
-    return max(len(cell.curve("train_loss")) for cell in cells)
-
-
 def _short(name: str) -> str:
     return name if len(name) <= NAME_CHARACTERS else name[: NAME_CHARACTERS - 1] + "…"
+
+
+def _percent(field: str) -> int:
+    return 100 if field.endswith("accuracy") else 1
 
 
 def _three_digits(value: float) -> str:
@@ -743,8 +794,9 @@ def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def _listed(items: Sequence[str]) -> str:
-    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+def _listed(items: Iterable[str]) -> str:
+    *most, last = dict.fromkeys(items)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _wrong_of(wrong: int, total: int) -> str:
@@ -752,53 +804,51 @@ def _wrong_of(wrong: int, total: int) -> str:
     return f"{wrong:,} wrong of {total:,}{share}"
 
 
-def _result(record: RunRecord) -> str:
-    epochs = _plural(len(record.history), "epoch")
-    return f"{record.test_accuracy:.2%} of test images right after {epochs}"
+def _models(cells: Sequence[Cell]) -> str:
+    frameworks = _listed(sorted(_short(cell.framework) for cell in cells))
+    return f"{_listed(cell.arch for cell in cells)} in {frameworks}"
 
 
-def _comparison_title(cells: Sequence[Cell]) -> str:
-    archs = _listed(list(dict.fromkeys(cell.arch for cell in cells)))
-    frameworks = _listed([_short(name) for name in sorted({cell.framework for cell in cells})])
-    dataset = _listed(sorted({run.dataset for cell in cells for run in cell.runs}))
-    return f"{archs} in {frameworks}, trained on {dataset}"
+def _datasets(records: Sequence[RunRecord]) -> str:
+    return _listed(sorted(record.dataset for record in records))
 
 
-def _runs_per_cell(cells: Sequence[Cell]) -> list[str]:
-    counts = sorted({len(cell.runs) for cell in cells})
-    seeds = sorted({run.seed for cell in cells for run in cell.runs})
-    count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    several = "s" if counts[-1] > 1 else ""
-    parts = [f"n = {count} run{several} each, {_seeds(seeds)}"]
-    if several:
-        parts.append("lines and bars: mean of runs; white dots: single runs")
-    return parts
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-
-
-def _setting(records: Sequence[RunRecord]) -> list[str]:
-    """Return the data, recipe and hardware: each once if it is the same for all runs."""
-    return [
-        *_distinct(f"{run.dataset}, {run.train_images:,} training images" for run in records),
-        *_distinct(f"batch {run.batch_size}" for run in records),
-        *_distinct(_hardware(run.environment) for run in records),
-        *_distinct(str(run.environment.get("date", "")) for run in records),
+def _facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
+    """Return runs, data, recipe, hardware and date: each once if it is the same for all runs."""
+    points = Counter((run.framework, _arch_name(run), run.batch_size) for run in records)
+    fewest, most = min(points.values()), max(points.values())
+    count = _plural(most, "run") if fewest == most else f"{fewest} to {_plural(most, 'run')}"
+    seeds = sorted({run.seed for run in records})
+    facts = [
+        f"n = {count}{' each' * (len(points) > 1)}, "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
+        *notes,
+        *(f"{run.dataset}, {run.train_images:,} training images" for run in records),
+        *(_plural(run.epochs, "epoch") for run in records),
+        _learning_rates(records),
+        *(_hardware(run.environment) for run in records),
+        *(str(run.environment.get("date", "")) for run in records),
     ]
+    return [fact for fact in dict.fromkeys(facts) if fact]
 
 
-def _speed(record: RunRecord) -> list[str]:
-    return [
-        f"n = 1 run, {_seeds([record.seed])}",
-        f"trained in {_three_digits(record.train_seconds)} s",
-        f"{record.images_per_second:,.0f} images/s",
-    ]
-
-
-def _distinct(texts: Iterable[str]) -> list[str]:
-    return [text for text in dict.fromkeys(texts) if text]
+def _learning_rates(records: Sequence[RunRecord]) -> str:
+    """Return the batch size and peak learning rate, or by which rule the one follows the other."""
+    rates = sorted({(run.batch_size, run.learning_rate) for run in records})
+    (small, low), (large, high) = rates[0], rates[-1]
+    if len(rates) == 1:
+        return f"batch {small}, peak learning rate {low:.3g}"
+    span = f"{low:.3g} at {small} to {high:.3g} at {large}, in proportion to"
+    rules = {
+        0: f"{low:.3g}",
+        0.5: f"{span} the square root of batch size",
+        1: f"{span} batch size",
+    }
+    for power, rule in rules.items():
+        scaled = [low * (size / small) ** power for size, _ in rates]
+        if np.allclose(scaled, [rate for _, rate in rates], rtol=1e-3):
+            return f"peak learning rate {rule}"
+    return "peak learning rate " + ", ".join(f"{rate:.3g} at {size}" for size, rate in rates)
 
 
 def _hardware(environment: Mapping[str, Any]) -> str:
@@ -813,7 +863,12 @@ def _hardware(environment: Mapping[str, Any]) -> str:
 
 
 def _failed(failures: Iterable[Mapping[str, Any]]) -> list[str]:
-    names = Counter(f"{failure['framework']} {failure['arch']}" for failure in failures)
+    """Name each failed model once, with its batch size where the failure tells it."""
+    names = Counter(
+        f"{failure['framework']} {failure['arch']}"
+        + (f" at batch {failure['batch_size']}" if "batch_size" in failure else "")
+        for failure in failures
+    )
     return [
         f"{name} failed" + (f" {count} times" if count > 1 else "") for name, count in names.items()
     ]

@@ -78,6 +78,7 @@ def make_record(
         history=tuple(history),
         test_accuracy=history[-1].test_accuracy,
         test_loss=history[-1].validation_loss,
+        test_errors=make_errors(framework, history[-1].test_accuracy, seed=seed),
         import_seconds=2.0,
         warmup_seconds=1.0,
         train_seconds=history[-1].train_seconds,
@@ -89,6 +90,17 @@ def make_record(
         checkpoint=None,
         environment=ENVIRONMENT,
     )
+
+
+def make_errors(
+    framework: str, accuracy: float, *, seed: int, images: int = 10_000
+) -> tuple[tuple[int, int], ...]:
+    """Mistakes as real models share them: the same images are hard for all, give or take."""
+    hardness = np.random.default_rng(7).normal(size=images)
+    own = np.random.default_rng([seed, len(framework), round(1e6 * accuracy)])
+    hardest = np.argsort(-hardness - own.normal(0, 0.3, images))[: round(images * (1 - accuracy))]
+    # Every made-up label is index % 10.
+    return tuple((int(index), int(index + own.integers(1, 3)) % 10) for index in sorted(hardest))
 
 
 def make_records(
@@ -134,6 +146,48 @@ COMPARISONS: dict[str, Callable[[], list[RunRecord]]] = {
         replace(alike(make_record(), accuracy=1.0), peak_rss_mib=0.0)
     ],
     "all wrong": lambda: [alike(make_record(), accuracy=0.0)],
+}
+
+
+def make_sweep(
+    sizes: Sequence[int],
+    frameworks: Sequence[str] = ("numpy", "tensorflow", "torch"),
+    *,
+    seeds: int = 1,
+    power: float = 1.0,
+    slow_above: float = math.inf,
+) -> list[RunRecord]:
+    """Runs by batch size: larger ones are faster, and above ``slow_above`` miss 98%."""
+    return [
+        replace(
+            record,
+            batch_size=size,
+            learning_rate=0.05 * (size / 64) ** power,
+            train_seconds=record.train_seconds * (0.35 + 20 / size),
+            images_per_second=record.images_per_second / (0.35 + 20 / size),
+            time_to_accuracy={"0.98": None, "0.99": None}
+            if size > slow_above
+            else record.time_to_accuracy,
+        )
+        for size in sizes
+        for record in make_records(frameworks, seeds=seeds, epochs=2)
+    ]
+
+
+POWERS_OF_2 = (16, 32, 64, 128, 256, 512)
+SWEEPS: dict[str, Callable[[], list[RunRecord]]] = {
+    "one run": lambda: make_sweep(POWERS_OF_2),
+    "three runs, 98% missed at the largest": lambda: make_sweep(
+        POWERS_OF_2, seeds=3, slow_above=256
+    ),
+    "one framework": lambda: make_sweep([10, 100, 1000], ["torch"]),
+    "one size": lambda: make_sweep([64]),
+    "98% never reached": lambda: make_sweep([1], ["numpy"], slow_above=0),
+    "many sizes, third-party frameworks": lambda: make_sweep(
+        [*POWERS_OF_2, 96, 100, 1000, 1024, 65_536],
+        ["numpy", "torch", "candle-rust", "a-framework-with-a-long-name"],
+        slow_above=100,
+    ),
 }
 FAILURES = [
     {"framework": "tensorflow", "arch": "mlp", "seed": 0, "error": "out of memory"},
@@ -262,6 +316,40 @@ def test_predictions_are_written_with_no_text_cut_or_overlapping(
     assert f"{wrong} wrong of {count}" in " ".join(texts(drawn))
 
 
+@pytest.mark.parametrize("name", SWEEPS)
+def test_batch_sizes_are_written_with_no_text_cut_or_overlapping(
+    name: str, tmp_path: Path, drawn: Drawn
+) -> None:
+    charts.batch_size_chart(SWEEPS[name](), tmp_path / "sizes.png", failures=FAILURES)
+    require_readable(tmp_path / "sizes.png", drawn)
+
+
+@pytest.mark.parametrize(
+    ("frameworks", "archs", "images"),
+    [
+        (["numpy", "tensorflow", "torch"], ["cnn", "mlp"], 10_000),
+        (["torch"], ["cnn"], 5),
+        (["torch", "a-framework-with-a-long-name"], ["mlp"], 60_000),
+    ],
+    ids=["all", "one model, few images", "long names and numbers"],
+)
+def test_model_samples_are_written_with_no_text_cut_or_overlapping(
+    frameworks: list[str], archs: list[str], images: int, tmp_path: Path, drawn: Drawn
+) -> None:
+    records = [
+        replace(
+            record,
+            test_errors=tuple((images - 1 - i, d) for i, d in record.test_errors if i < images),
+        )
+        for record in make_records(frameworks, archs, seeds=2, epochs=1)
+    ]
+    pictures = np.zeros((images, 28, 28), dtype=np.uint8)
+    charts.model_samples_chart(
+        pictures, np.zeros(images, dtype=int), records, tmp_path / "models.png"
+    )
+    require_readable(tmp_path / "models.png", drawn)
+
+
 def texts(drawn: Drawn) -> list[str]:
     return [text.get_text().replace("\xa0", " ") for text, _ in drawn.boxes]
 
@@ -276,13 +364,17 @@ def test_charts_take_the_json_of_an_evaluation(tmp_path: Path) -> None:
     assert (tmp_path / "grid.png").exists()
 
 
-def test_caption_tells_runs_data_hardware_date_and_failures(drawn: Drawn) -> None:
+def test_caption_tells_runs_data_recipe_hardware_date_and_failures(
+    tmp_path: Path, drawn: Drawn
+) -> None:
     records = make_records(["torch"], seeds=2, epochs=1)
-    charts.comparison_figure(records, failures=FAILURES).draw_without_rendering()
+    charts.comparison_chart(records, tmp_path / "chart.png", failures=FAILURES)
     caption = texts(drawn)[-1].replace("\n", " ")
     for part in (
         "n = 2 runs each, seeds 0, 1",
         "mnist, 55,000 training images",
+        "1 epoch",
+        "batch 64, peak learning rate 0.1",
         "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz, 2 threads, device cpu",
         "2025-01-31",
         "tensorflow mlp failed 2 times",
@@ -303,10 +395,98 @@ def test_all_cnn_rows_stand_above_all_mlp_rows() -> None:
     ]
 
 
-def test_a_single_run_has_no_interval_and_two_have_students() -> None:
-    assert charts.interval_95([0.99]) == 0
-    # t(0.975, 1) = 12.706205 (any table); the standard error of (0, 2) is 1.
-    assert charts.interval_95([0.0, 2.0]) == pytest.approx(12.706205, rel=1e-6)
+@pytest.mark.parametrize(
+    ("records", "rule"),
+    [
+        (make_sweep([64]), "batch 64, peak learning rate 0.05"),
+        (make_sweep([16, 512], power=0), "peak learning rate 0.05"),
+        (
+            make_sweep([512, 64, 16]),
+            "peak learning rate 0.0125 at 16 to 0.4 at 512, in proportion to batch size",
+        ),
+        (
+            make_sweep([16, 64], power=0.5),
+            "peak learning rate 0.025 at 16 to 0.05 at 64, "
+            "in proportion to the square root of batch size",
+        ),
+        (
+            make_sweep([16, 64]) + make_sweep([512], power=0),
+            "peak learning rate 0.0125 at 16, 0.05 at 64, 0.05 at 512",
+        ),
+    ],
+    ids=["one size", "constant", "linear", "square root", "other"],
+)
+def test_learning_rate_rule_is_read_from_the_records(records: list[RunRecord], rule: str) -> None:
+    assert charts._learning_rates(records) == rule
+
+
+def test_a_batch_size_that_missed_98_percent_has_a_cross_and_no_point(
+    tmp_path: Path, drawn: Drawn
+) -> None:
+    records = [
+        replace(run, time_to_accuracy={"0.98": 9.0 if run.batch_size < 128 else None})
+        for run in make_sweep([32, 64, 128], ["torch"])
+    ]
+    charts.batch_size_chart(records, tmp_path / "sizes.png")
+    assert "cnn not reached" in texts(drawn)
+    *others, target = drawn.figure.axes
+    cnn, mlp = (np.isfinite(line.get_ydata()).tolist() for line in target.lines)
+    assert cnn == mlp == [True, True, False]
+    assert [len(panel.collections) for panel in others] == [0, 0, 0]
+    assert len(target.collections) == 2
+
+
+def test_a_chart_of_times_that_were_all_reached_says_nothing_of_missing_ones(
+    tmp_path: Path, drawn: Drawn
+) -> None:
+    records = [replace(run, time_to_accuracy={"0.98": 9.0}) for run in make_sweep([16, 64])]
+    charts.batch_size_chart(records, tmp_path / "sizes.png")
+    assert "reached" not in " ".join(texts(drawn))
+
+
+def test_sizes_too_close_to_name_keep_their_tick(tmp_path: Path, drawn: Drawn) -> None:
+    charts.batch_size_chart(make_sweep([64, 65, 1024], ["torch"]), tmp_path / "sizes.png")
+    assert drawn.figure.axes[0].get_xticks().tolist() == [64, 65, 1024]
+    assert {"65", "1024"} < set(texts(drawn))
+    assert "64" not in texts(drawn)
+
+
+def test_disputed_images_come_first_then_misread_ones_then_right_ones() -> None:
+    labels = np.zeros(5, dtype=int)
+    answers = np.array(
+        [
+            # right, 3 to 1, misread alike, 2 to 2, right
+            [0, 0, 7, 0, 0],
+            [0, 0, 7, 0, 0],
+            [0, 0, 7, 5, 0],
+            [0, 8, 7, 5, 0],
+        ]
+    )
+    assert charts.most_disputed(answers, labels, 12).tolist() == [3, 1, 2, 0, 4]
+    assert charts.most_disputed(answers, labels, 2).tolist() == [3, 1]
+
+
+def test_model_samples_show_the_answers_of_each_models_first_run(
+    tmp_path: Path, drawn: Drawn
+) -> None:
+    errors: dict[tuple[str, int], tuple[tuple[int, int], ...]] = {
+        ("torch", 0): ((1, 7), (2, 4)),
+        ("torch", 1): ((0, 9),),
+        ("numpy", 0): ((1, 7),),
+        ("numpy", 1): ((0, 9),),
+    }
+    records = [
+        replace(make_record(framework, seed=seed, epochs=1), test_errors=wrong)
+        for (framework, seed), wrong in reversed(errors.items())
+    ]
+    charts.model_samples_chart(
+        np.zeros((4, 28, 28), dtype=np.uint8), [5, 1, 2, 3], records, tmp_path / "models.png"
+    )
+    answers = [text for text in texts(drawn) if text[0] in "✓✗"]
+    # Down the columns: image 2 is disputed, 1 misread by both, 0 and 3 right.
+    assert answers == ["✓ 2", "✗ 4", "✗ 7", "✗ 7", "✓ 5", "✓ 5", "✓ 3", "✓ 3"]
+    title = texts(drawn)[-2].replace("\n", " ")
+    assert title == "mnist: 3 of 4 test digits read alike by all models, 1 wrongly by every model"
 
 
 def test_an_accuracy_axis_shows_all_values_and_never_starts_at_0_for_good_ones() -> None:
@@ -320,6 +500,8 @@ def test_an_accuracy_axis_shows_all_values_and_never_starts_at_0_for_good_ones()
 def test_no_record_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no finished run"):
         charts.comparison_chart([], tmp_path / "chart.png")
+    with pytest.raises(UsageError, match="no finished run"):
+        charts.batch_size_chart([], tmp_path / "chart.png")
 
 
 def test_an_unwritable_folder_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> None:

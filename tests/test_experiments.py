@@ -358,6 +358,20 @@ def test_report_names_damaged_records_and_leaves_them_alone(mnist: Mnist, tmp_pa
         experiments.load(path)
 
 
+@pytest.mark.slow
+def test_frameworks_end_a_whole_epoch_of_mnist_with_the_same_accuracy(
+    mnist: Mnist, tmp_path: Path
+) -> None:
+    frameworks = [o for name in ("numpy", "tensorflow", "torch") for o in ("--framework", name)]
+    options = ["--arch", "mlp", "--epochs", 1, "--results-dir", tmp_path, "--json"]
+    document = mnist("compare", *frameworks, *options).document
+    accuracies = [run["history"][-1]["validation_accuracy"] for run in document["runs"]]
+    assert len(accuracies) == 3
+    # Rounding alone tells them apart: 0.3 points are 15 of the 5,000 validation images.
+    assert max(accuracies) - min(accuracies) <= 0.003
+    assert min(accuracies) > 0.95
+
+
 def test_the_parent_of_a_comparison_loads_no_framework(quick: list[str]) -> None:
     script = (
         "import sys; sys.argv = ['mnist', *sys.argv[1:]]\n"

@@ -54,6 +54,9 @@ def test_the_committed_records_are_a_full_comparison_and_sweep() -> None:
     assert [row["n"] for row in comparison["summary"]] == [3] * 6
     assert comparison["failures"] == []
     assert comparison["settings"]["limit"] is None
+    for arch, least in (("cnn", 0.992), ("mlp", 0.980)):
+        rows = [row for row in comparison["summary"] if row["arch"] == arch]
+        assert all(row["test_accuracy"]["mean"] >= least for row in rows)
     sweep = experiments.load(ROOT / "results" / f"{experiments.SWEEP}.json")
     assert {row["batch_size"] for row in sweep["summary"]} == {16, 32, 64, 128, 256, 512}
     assert sweep["failures"] == []

@@ -1,0 +1,28 @@
+"""Softmax cross-entropy, the loss that every framework minimises."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mnist_cli.architectures import Array
+
+
+def softmax_cross_entropy(logits: Array, labels: Array, *, batch_size: int) -> tuple[float, Array]:
+    """Return this share's part of the batch's mean loss, and its gradient (n, classes).
+
+    With p = softmax(z) the loss of an image is -log p[label], and its gradient in z is
+    p - onehot(label). Both are divided by ``batch_size``, so that shares of a batch add up to
+    the mean over the whole. logits (n, classes), float; labels (n,), int.
+    """
+    rows = np.arange(len(labels))
+    # Softmax does not change when a constant is taken off a row. With the row's maximum at 0
+    # exp cannot overflow (float32 does above exp(88)) and the sum is at least 1, so that its
+    # logarithm exists.
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    sums = exponentials.sum(axis=1, keepdims=True)
+    losses = np.log(sums[:, 0]) - shifted[rows, labels]
+    gradient = exponentials / sums
+    gradient[rows, labels] -= 1
+    gradient /= batch_size
+    return float(losses.sum()) / batch_size, gradient

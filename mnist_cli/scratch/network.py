@@ -1,0 +1,280 @@
+"""The whole network: layers in a row, a batch shared out to threads, one optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from mnist_cli import architectures
+from mnist_cli.architectures import CLASSES, Array, Weights
+from mnist_cli.config import ModelSpec
+from mnist_cli.scratch.layers import Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
+from mnist_cli.scratch.loss import softmax_cross_entropy
+from mnist_cli.scratch.optimizer import nesterov_step
+
+# Images that one thread takes: at least, for to wake a thread for fewer costs more than it gains;
+# and at most at a time, so that a larger batch takes more time, not more memory (the CNN's buffers
+# take about 0.6 MB an image).
+MIN_SHARE = {"cnn": 1, "mlp": 256}
+MAX_CHUNK = {"cnn": 32, "mlp": 256}
+# Numbers that the optimiser changes at a time: its arrays of this length stay in the L2 cache.
+PARAMETER_CHUNK = 32_768
+
+T = TypeVar("T")
+
+
+class Layer(Protocol):
+    """What every layer of `layers` offers. A convolution and its pool exchange `Quarters`."""
+
+    def forward(self, inputs: Any) -> Any:
+        """Return the outputs."""
+        ...
+
+    def backward(self, gradient: Any) -> Any:
+        """Return the gradient in the inputs, of that in the outputs."""
+        ...
+
+
+class Parameters:
+    """Named arrays that are parts of one flat ``vector``: weights, gradients or velocities.
+
+    Weights come first; the biases, from ``biases_start`` on, last. ``parameters[name]`` is the
+    array as its layer works with it. It differs from the canonical one in the order of its numbers
+    only: the axes of a convolution are reversed, and the dense layer after the images reads them
+    flattened row, column, channel.
+    """
+
+    def __init__(self, spec: ModelSpec, dtype: DTypeLike) -> None:
+        self._flattened_channels = dict(_flattened_channels(spec))
+        shapes = architectures.parameter_shapes(spec)
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        self.biases_start = sum(size for name, size in sizes.items() if name.endswith(".weight"))
+        self.vector = np.zeros(sum(sizes.values()), dtype)
+        self._arrays: dict[str, Array] = {}
+        start = 0
+        for name in sorted(shapes, key=lambda name: name.endswith(".bias")):
+            shape = shapes[name][::-1] if len(shapes[name]) == 4 else shapes[name]
+            self._arrays[name] = self.vector[start : start + sizes[name]].reshape(shape)
+            start += sizes[name]
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def load(self, canonical: Weights) -> None:
+        """Copy canonical arrays in."""
+        for name, array in self._arrays.items():
+            source = canonical[name]
+            if name in self._flattened_channels:
+                source = _swap(source, self._flattened_channels[name])
+            array[...] = source.T if source.ndim == 4 else source
+
+    def canonical(self) -> Weights:
+        """Return copies of the arrays in their canonical layouts, C-contiguous."""
+        weights: Weights = {}
+        for name, array in self._arrays.items():
+            result = array.T if array.ndim == 4 else array
+            if name in self._flattened_channels:
+                result = _swap(result, result.shape[1] // self._flattened_channels[name])
+            weights[name] = np.array(result, order="C")
+        return weights
+
+
+def _flattened_channels(spec: ModelSpec) -> Iterator[tuple[str, int]]:
+    """Yield for each dense weight how many channels its inputs were flattened from."""
+    channels = 1
+    for layer in architectures.parameter_layers(spec):
+        if isinstance(layer, architectures.Conv):
+            channels = layer.out_channels
+        else:
+            yield f"{layer.name}.weight", channels
+            channels = 1
+
+
+def _swap(weight: Array, groups: int) -> Array:
+    """Return a weight (out, groups x n), its columns in order n x groups: swapped nesting."""
+    swapped: Array = weight.reshape(len(weight), groups, -1).swapaxes(1, 2).reshape(weight.shape)
+    return swapped
+
+
+class Replica:
+    """The layers of one thread: the weights are everyone's, buffers and gradients its own."""
+
+    def __init__(self, spec: ModelSpec, weights: Parameters) -> None:
+        self.gradients = Parameters(spec, weights.vector.dtype)
+        self._layers = list(_layers(spec, weights, self.gradients))
+        self._max_chunk = MAX_CHUNK[spec.arch]
+
+    def logits(self, images: Array) -> Array:
+        """Return logits (n, 10) for one chunk of images (n, 28, 28), good until the next call."""
+        values: Any = images[..., np.newaxis]  # (n, 28, 28) -> (n, 28, 28, 1)
+        for layer in self._layers:
+            values = layer.forward(values)
+        logits: Array = values
+        return logits
+
+    def loss_and_gradients(
+        self, images: Array, labels: Array, rows: Array, *, batch_size: int
+    ) -> float:
+        """Return what ``images[rows]`` add to the mean loss of a batch, and fill `gradients`."""
+        loss = 0.0
+        earlier = None
+        for span in _spans(len(rows), math.ceil(len(rows) / self._max_chunk)):
+            chunk = rows[span]
+            chunk_loss, gradient = softmax_cross_entropy(
+                self.logits(images[chunk]), labels[chunk], batch_size=batch_size
+            )
+            for layer in reversed(self._layers):
+                gradient = layer.backward(gradient)
+            loss += chunk_loss
+            if earlier is not None:
+                self.gradients.vector += earlier
+            if span.stop < len(rows):  # the next chunk will overwrite the gradients
+                earlier = self.gradients.vector.copy()
+        return loss
+
+
+class Network:
+    """A network and its optimiser. The same seed, batches and ``threads`` give the same bits.
+
+    Each thread takes an equal share of every batch through a `Replica` of its own, and the
+    gradients of the shares are added in a fixed order. NumPy lets go of Python's lock while it
+    computes, so the threads do run side by side, provided that BLAS takes one thread for each.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        threads: int = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.weights = Parameters(spec, dtype)
+        self.velocities = Parameters(spec, dtype)
+        self._momentum = momentum
+        self._replicas = [Replica(spec, self.weights) for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._min_share, self._max_chunk = MIN_SHARE[spec.arch], MAX_CHUNK[spec.arch]
+        # The optimiser's work: parts of the vector, each with its weight decay.
+        biases = slice(self.weights.biases_start, len(self.weights.vector))
+        starts = range(0, biases.start, PARAMETER_CHUNK)
+        self._parts = [
+            (slice(start, min(start + PARAMETER_CHUNK, biases.start)), weight_decay)
+            for start in starts
+        ]
+        self._parts.append((biases, 0.0))
+
+    def train_step(
+        self, images: Array, labels: Array, rows: Array, *, learning_rate: float
+    ) -> float:
+        """Take one step on the batch ``images[rows]``; return its mean loss before the step.
+
+        images (N, 28, 28), float; labels (N,), int, 0-9; rows (batch_size,), int.
+        """
+        loss, gradients = self._backpropagate(images, labels, rows)
+        threads = len(gradients)
+
+        def update(thread: int) -> None:
+            for part, weight_decay in self._parts[thread::threads]:
+                nesterov_step(
+                    self.weights.vector[part],
+                    self.velocities.vector[part],
+                    [gradient.vector[part] for gradient in gradients],
+                    learning_rate=learning_rate,
+                    momentum=self._momentum,
+                    weight_decay=weight_decay,
+                )
+
+        self._on_threads(update, threads)
+        return loss
+
+    def loss_and_gradients(self, images: Array, labels: Array) -> tuple[float, Weights]:
+        """Return the mean loss of a batch, and its gradient in each weight, canonical."""
+        loss, gradients = self._backpropagate(images, labels, np.arange(len(labels)))
+        shares = [gradient.canonical() for gradient in gradients]
+        return loss, {name: np.sum([share[name] for share in shares], axis=0) for name in shares[0]}
+
+    def logits(self, images: Array) -> Array:
+        """Return logits (N, 10), in the weights' dtype, for images (N, 28, 28), any N >= 0."""
+        logits = np.empty((len(images), CLASSES), self.weights.vector.dtype)
+        spans = _spans(len(images), math.ceil(len(images) / self._max_chunk))
+        threads = min(len(self._replicas), len(spans))
+
+        def predict(thread: int) -> None:
+            for span in spans[thread::threads]:
+                logits[span] = self._replicas[thread].logits(images[span])
+
+        self._on_threads(predict, threads)
+        return logits
+
+    def _backpropagate(
+        self, images: Array, labels: Array, rows: Array
+    ) -> tuple[float, list[Parameters]]:
+        """Return the mean loss of ``images[rows]``, and the gradients whose sum is the batch's."""
+        threads = min(len(self._replicas), max(1, len(rows) // self._min_share))
+        spans = _spans(len(rows), threads)
+
+        def share(thread: int) -> float:
+            return self._replicas[thread].loss_and_gradients(
+                images, labels, rows[spans[thread]], batch_size=len(rows)
+            )
+
+        losses = self._on_threads(share, threads)
+        return sum(losses), [replica.gradients for replica in self._replicas[:threads]]
+
+    def _on_threads(self, work: Callable[[int], T], threads: int) -> list[T]:
+        """Return ``[work(0), ..., work(threads - 1)]``: the first done here, others in the pool."""
+
+        def quietly(thread: int) -> T:
+            # Whoever asked for the loss sees that it is no number; warnings would say it again.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return work(thread)
+
+        if self._pool is None or threads < 2:
+            return [quietly(thread) for thread in range(threads)]
+        others = [self._pool.submit(quietly, thread) for thread in range(1, threads)]
+        return [quietly(0), *(other.result() for other in others)]
+
+
+def _layers(spec: ModelSpec, weights: Parameters, gradients: Parameters) -> Iterator[Layer]:
+    """Yield the layers of ``spec``, working with the given weights, in the order to compute."""
+    plan = list(architectures.layers(spec))
+    for place in range(len(plan) - 1):
+        # First pool, then ReLU: the ReLU of the maximum is the maximum of the ReLUs, and a quarter
+        # of the work. The gradients agree too: a maximum above 0 has the same winner, and below
+        # nothing passes the ReLU in either order.
+        if plan[place : place + 2] == [architectures.Activation("relu"), architectures.MaxPool()]:
+            plan[place : place + 2] = reversed(plan[place : place + 2])
+    is_first = True
+    for layer in plan:
+        match layer:
+            case architectures.Conv() | architectures.Dense():
+                kind = Conv if isinstance(layer, architectures.Conv) else Dense
+                weight, bias = f"{layer.name}.weight", f"{layer.name}.bias"
+                yield kind(
+                    weights[weight],
+                    weights[bias],
+                    gradients[weight],
+                    gradients[bias],
+                    needs_input_gradient=not is_first,
+                )
+                is_first = False
+            case architectures.MaxPool():
+                yield MaxPool()
+            case architectures.Flatten():
+                yield Flatten()
+            case architectures.Activation():
+                yield Relu() if layer.function == "relu" else Sigmoid()
+
+
+def _spans(count: int, parts: int) -> list[slice]:
+    """Return ``parts`` slices that cover ``range(count)`` between them, equal to within one."""
+    bounds = [count * part // parts for part in range(parts + 1)] if parts else []
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
