@@ -106,8 +106,8 @@ class PreparedDigit:
 
 
 @dataclass(frozen=True, eq=False)
-class _Picture:
-    """Upright pixels, uint8, (H, W) or (H, W, 3), and how much larger the original is."""
+class Picture:
+    """Upright ``pixels``, uint8, (H, W) or (H, W, 3); the original is ``factor`` times as large."""
 
     pixels: Array
     factor: float
@@ -159,7 +159,7 @@ def prepare(
 # --- 1. Opening ----------------------------------------------------------------------------------
 
 
-def open_picture(source: Source) -> _Picture:
+def open_picture(source: Source) -> Picture:
     """Return the upright pixels of a path, a file's bytes, an array or a PIL image.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); numbers in 0-1 or 0-255, others are
@@ -169,6 +169,10 @@ def open_picture(source: Source) -> _Picture:
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _decoded(source)
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        raise PictureError(
+            f"expected a path, bytes, an array or a PIL image, not {type(source).__name__}"
+        )
     try:
         if isinstance(source, bytes):
             return _from_file(io.BytesIO(source))
@@ -182,7 +186,7 @@ def open_picture(source: Source) -> _Picture:
         raise PictureError(f"cannot be read ({error.strerror or _brief(error)})") from error
 
 
-def _from_file(file: IO[bytes]) -> _Picture:
+def _from_file(file: IO[bytes]) -> Picture:
     start = file.read(16)
     if not start:
         raise PictureError("the file is empty (0 bytes)")
@@ -226,7 +230,7 @@ def _require_size(width: int, height: int) -> None:
         )
 
 
-def _decoded(image: Image.Image) -> _Picture:
+def _decoded(image: Image.Image) -> Picture:
     width, height = image.size
     _require_size(width, height)
     with _one_large if width * height > _LARGE_PIXELS else nullcontext():
@@ -236,7 +240,7 @@ def _decoded(image: Image.Image) -> _Picture:
             image.draft(None, (width // shrink, height // shrink))
         pixels = _over_white(_shrunk(image))
     pixels = _upright(pixels, _orientation(image))
-    return _Picture(pixels, max(width, height) / max(pixels.shape[:2]))
+    return Picture(pixels, max(width, height) / max(pixels.shape[:2]))
 
 
 def _shrunk(image: Image.Image) -> Array:
@@ -325,7 +329,7 @@ def _upright(pixels: Array, orientation: int) -> Array:
     return np.ascontiguousarray(pixels)
 
 
-def _from_array(values: Array) -> _Picture:
+def _from_array(values: Array) -> Picture:
     shape = values.shape
     if values.ndim == 3 and values.shape[0] == 1 and values.shape[2] not in (3, 4):
         values = values[0]
@@ -351,7 +355,7 @@ def _from_array(values: Array) -> _Picture:
         size = (-(-width // shrink), -(-height // shrink))
         values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
     pixels = _over_white(values)
-    return _Picture(pixels, max(width, height) / max(pixels.shape[:2]))
+    return Picture(pixels, max(width, height) / max(pixels.shape[:2]))
 
 
 # --- 2. Colour to grey ---------------------------------------------------------------------------
