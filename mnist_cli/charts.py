@@ -28,12 +28,13 @@ from mnist_cli.errors import UsageError
 from mnist_cli.records import RunRecord, replacing
 
 if TYPE_CHECKING:
-    from mnist_cli.prediction import Digit, Prediction
-    from mnist_cli.preprocess import Picture, Source
     from matplotlib.axes import Axes
     from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import ArrayLike
+
+    from mnist_cli.prediction import Digit, Prediction
+    from mnist_cli.preprocess import Picture, Source
 
     Axis: TypeAlias = XAxis | YAxis
 
@@ -353,7 +354,9 @@ def reading_chart(
     """
     from mnist_cli.preprocess import open_picture
 
-    rows = [math.ceil(min(len(answer.digits), MOST_DIGITS) / DIGIT_COLUMNS) for *_, answer in readings]
+    rows = [
+        math.ceil(min(len(answer.digits), MOST_DIGITS) / DIGIT_COLUMNS) for *_, answer in readings
+    ]
     heights = [0.5 + 2.3 * count for count in rows]
     texts = _listed([answer.text.replace("\n", " / ") for *_, answer in readings])
     figure = _figure(0.9 + sum(heights), textwrap.shorten(texts, 2 * TITLE_CHARACTERS))
@@ -760,8 +763,14 @@ def _boxed(panel: Axes, name: str, picture: Picture, answer: Prediction) -> None
         panel.add_patch(
             Rectangle((left, top), right - left, bottom - top, fill=False, color=color, linewidth=2)
         )
-        at_top = {"xy": (left, top), "xytext": (0, 2), "textcoords": "offset points"}
-        panel.annotate(f"{digit.digit}", **at_top, fontsize=FONT_POINTS, color=color)
+        panel.annotate(
+            f"{digit.digit}",
+            xy=(left, top),
+            xytext=(0, 2),
+            textcoords="offset points",
+            fontsize=FONT_POINTS,
+            color=color,
+        )
     panel.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
     title = textwrap.shorten(Path(name).name, 40, placeholder="...")
     panel.set_title(title, loc="left", fontsize=FONT_POINTS, color=INK, parse_math=False)

@@ -4,14 +4,14 @@ The default is the model inside this package, computed by NumPy: neither PyTorch
 imported. Another framework reads in a process of its own, as everywhere (see `worker`).
 
 How sure is sure. The network's logits are divided by `TEMPERATURE` before the softmax (Guo et al.,
-2017, arXiv:1706.04599), chosen so that the cross-entropy of MNIST's 5,000 validation images, shrunk,
-turned, thinned and thickened by seed as people's digits are, is least: then of the digits given 90%
-nine in ten are right. A digit is marked as not sure
+2017, arXiv:1706.04599), chosen so that the cross-entropy of MNIST's 5,000 validation digits is least,
+drawn as people draw them (turned, slanted, thinned, thickened, by seed): then of the digits given
+90% nine in ten are right. A digit is marked as not sure
 
 - if its probability is below `SURE_PROBABILITY`: of those validation digits above it, no more than
   1 in 200 is read wrong;
-- if its evidence, log(sum(exp(logits))), is below `SURE_EVIDENCE`: that of all but 1 in 100 of those
-  digits is above it. A softmax only compares digits with each other: a letter may look more like
+- if its evidence, log(sum(exp(logits))), is below `SURE_EVIDENCE`: that of all but 1 in 100 of
+  those digits is above it. A softmax only compares digits with each other: a letter may look more like
   a 6 than like any other digit, yet not much like a 6 (Liu et al., 2020, arXiv:2010.03759).
 
 ``python tests/benchmarks/calibration.py`` works the three numbers out for a model.
@@ -30,6 +30,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 
 from mnist_cli import checkpoint, evaluation, recipe
@@ -41,14 +42,28 @@ from mnist_cli.records import available_cores
 PRETRAINED = Path(__file__).parent / "pretrained" / "cnn.safetensors"
 NUMPY = "numpy"
 SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm")
-    + (".tif", ".tiff", ".webp")
+    [
+        ".bmp",
+        ".gif",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
 )
 
 TEMPERATURE = 1.0
 SURE_PROBABILITY = 0.9
 SURE_EVIDENCE = 5.0
 
+# Pictures handed to a thread at a time: fewer, and threads mostly wait for each other.
+_HANDED = 16
 _BATCH = 64  # pictures: enough for the network to be fast, few enough to show progress
 
 
@@ -142,7 +157,7 @@ def find_pictures(name: str) -> list[str]:
     A folder stands for the pictures in it and below it, a pattern such as ``scans/*.png`` for what
     it matches. Raises `PictureError` if there is none.
     """
-    if os.path.isdir(name):
+    if Path(name).is_dir():
         found = [
             str(path)
             for path in sorted(Path(name).rglob("*"))
@@ -151,9 +166,10 @@ def find_pictures(name: str) -> list[str]:
         if not found:
             raise PictureError(f"a folder without pictures ({', '.join(sorted(SUFFIXES))})")
         return found
-    if os.path.exists(name) or not glob.has_magic(name):
+    if Path(name).exists() or not glob.has_magic(name):
         return [name]  # what is not there is reported when it is read
-    found = [path for path in sorted(glob.glob(name, recursive=True)) if os.path.isfile(path)]
+    matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  # Path.glob is for one folder
+    found = [path for path in matches if Path(path).is_file()]
     if not found:
         raise PictureError("no file matches this pattern")
     return found
@@ -198,7 +214,9 @@ class Reader:
         prepared = self._prepared(sources, single=single)
         size = _BATCH if self._framework == NUMPY else None
         while batch := list(islice(prepared, size)):
-            images = [digit.image for _, found in batch if isinstance(found, list) for digit in found]
+            images = [
+                digit.image for _, found in batch if isinstance(found, list) for digit in found
+            ]
             logits = iter(self._logits(np.array(images, np.uint8)) if images else [])
             for source, found in batch:
                 if isinstance(found, PictureError):
@@ -220,24 +238,32 @@ class Reader:
             except MemoryError:
                 return PictureError("too large for this machine's memory; scale it down")
 
+        def prepare_some(some: list[Source]) -> list[tuple[Source, Found]]:
+            return [(source, prepare_one(source)) for source in some]
+
         remaining = iter(sources)
         first = list(islice(remaining, 2))
         if len(first) < 2:  # one picture needs no threads
-            for source in first:
-                yield source, prepare_one(source)
+            yield from prepare_some(first)
             return
+        # OpenCV's own threads and ours would wait for each other.
+        opencv_threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        ahead: deque[Future[list[tuple[Source, Found]]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:
-            ahead: deque[tuple[Source, Future[Found]]] = deque()
-            ahead.extend((source, pool.submit(prepare_one, source)) for source in first)
             try:
+                ahead.append(pool.submit(prepare_some, first))
                 while ahead:
-                    for source in islice(remaining, 2 * _BATCH - len(ahead)):
-                        ahead.append((source, pool.submit(prepare_one, source)))
-                    source, found = ahead.popleft()
-                    yield source, found.result()
+                    while len(ahead) < 2 * self._threads + 2:
+                        some = list(islice(remaining, _HANDED))
+                        if not some:
+                            break
+                        ahead.append(pool.submit(prepare_some, some))
+                    yield from ahead.popleft().result()
             finally:
-                for _, found in ahead:
-                    found.cancel()
+                for task in ahead:
+                    task.cancel()
+                cv2.setNumThreads(opencv_threads)
 
     def _probabilities(self, images: Array) -> Array:
         """Return the probabilities (N, 10) of prepared images (N, 28, 28), uint8, by NumPy."""

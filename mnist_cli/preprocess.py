@@ -7,7 +7,7 @@ learned from those reads a photo only if the photo is brought to the same form. 
 1. `open_picture`: any file, array or PIL image to upright pixels on white, large ones shrunk.
 2. `_grey`: the colour direction in which ink and paper differ most.
 3. `_ink_strength`: paper to 0, ink to 1, uneven light divided out.
-4. `_ink_mask`: which pixels are ink; ruled lines and specks taken away.
+4. `_rulings`: the lines of ruled and squared paper taken away.
 5. `_group`: pieces of ink to digits: broken strokes joined, touching digits split.
 6. `_as_mnist`: one digit's ink to 28x28.
 
@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 import cv2
@@ -66,11 +67,13 @@ NO_DIGIT = "no digit found"
 _DIGIT_SIDE = 20  # MNIST's: the longer side of a digit
 _FINE_SIDE = 4 * _DIGIT_SIDE  # strokes are measured and changed at four times its size
 # Of the strength of full ink: what belongs to a stroke, and what some of it must reach.
-_WEAK = 0.25
+_WEAK = 0.2
+_WEAK_CLEAN = 0.1  # in a picture that a program drew there is no noise to take for ink
 _STRONG = 0.4
+_FAINTEST = 0.4  # of full ink: the fainter parts of a digit are strengthened from here
 _SPECK = 0.08  # of a digit's height: smaller pieces are dirt
 _MOST_STROKES = 4.5  # met by a line through a digit, on average: 8 and 5 have up to 3
-_FLATTEST = 5  # width by height; only a stray line is flatter
+_FLATTEST = 5  # width by height: the bar of a 5 is shorter, a stray line flatter
 _RULED_SIDE = 100  # pixels; ruled lines in smaller pictures cannot be told from strokes
 # Width by height. Of MNIST's digits 3% are wider than 1.2 and 0.1% wider than 1.67.
 _WIDE = 1.2
@@ -80,7 +83,7 @@ _CLEAR = 0.9
 _DOUBTFUL = 0.8
 # Stroke widths in pixels of the final picture. Of MNIST's test digits 0.1% are thinner than 1.6
 # and 0.1% thicker than 6.7; the median is 3.0. Beyond, strokes are brought to the nearer target.
-_THINNEST, _THIN = 1.6, 2.4
+_THINNEST, _THIN = 1.6, 2.8
 _THICKEST, _THICK = 6.7, 5.0
 # Of 255. Less difference than this between paper and ink is a blank sheet.
 _MIN_CONTRAST = 8
@@ -115,10 +118,16 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class _Ink:
-    """``strength`` (H, W) float32: paper 0, ink up to 1. ``noise``: its deviation on paper."""
+    """``strength`` (H, W) float32: paper 0, full ink 1.
+
+    ``weak`` is the least strength of a stroke, ``floor`` what may still be paper, ``least`` how many
+    pixels a digit is long at the least.
+    """
 
     strength: Array
-    noise: float
+    weak: float
+    floor: float
+    least: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +185,12 @@ def open_picture(source: Source) -> Picture:
     try:
         if isinstance(source, bytes):
             return _from_file(io.BytesIO(source))
-        if not os.path.exists(source):
+        path = Path(os.fsdecode(source))
+        if not path.exists():
             raise PictureError("there is no such file")
-        if not os.path.isfile(source):
+        if not path.is_file():
             raise PictureError("not a file")
-        with open(source, "rb") as file:
+        with path.open("rb") as file:
             return _from_file(file)
     except OSError as error:
         raise PictureError(f"cannot be read ({error.strerror or _brief(error)})") from error
@@ -206,7 +216,7 @@ def _from_file(file: IO[bytes]) -> Picture:
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Let Pillow read the header of a picture of any size: `MAX_PIXELS` decides, before decoding."""
+    """Let Pillow read the header of a picture of any size: `MAX_PIXELS` decides after it."""
     with _pillow_limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -261,7 +271,7 @@ def _shrunk(image: Image.Image) -> Array:
 
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Array]:
-    """Return what turns this picture, or a part of it, into (H, W), (H, W, 3) or (H, W, 4) uint8."""
+    """Return what turns this picture or a part of it into uint8, with 1 (no axis), 3 or 4 bands."""
     mode = image.mode
     if mode.startswith(("I", "F")):  # 16 and 32 bits: their range is not known beforehand
         low, high = _extrema(image)
@@ -344,9 +354,9 @@ def _from_array(values: Array) -> Picture:
     if values.dtype.kind == "f":
         _require_finite(values)
     low, high = float(values.min()), float(values.max())
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    elif 0 <= low and high <= 255:
+    elif low >= 0 and high <= 255:
         low, high = 0.0, 255.0
     if values.dtype != np.uint8 or high == 1:
         values = _stretched(values.astype(np.float32), low, high)
@@ -413,11 +423,12 @@ def _ink_strength(grey: Array) -> _Ink:
     distance = np.abs(grey - paper)
     on_paper = distance < abs(farthest - paper) / 2
     even = distance <= max(1.5, 0.02 * (high - low))
-    if np.count_nonzero(even) < 0.75 * np.count_nonzero(on_paper):
+    if not even.any() or np.count_nonzero(even) < 0.75 * np.count_nonzero(on_paper):
         return _uneven_ink_strength(grey)
     # Drawn by a program: as it is, so that MNIST's own pictures stay what they are.
     strength = np.clip((paper - grey) / np.float32(paper - farthest), 0, 1)
-    return _Ink(strength, float(strength[even].std()))
+    noise = float(strength[even].std())
+    return _Ink(strength, max(_WEAK_CLEAN, 4 * noise), 3 * noise, _MIN_DIGIT_PIXELS)
 
 
 def _border(grey: Array) -> Array:
@@ -439,7 +450,14 @@ def _uneven_ink_strength(grey: Array) -> _Ink:
     sample = strength[:: max(1, height // 500), :: max(1, width // 500)]
     middle = float(np.median(sample))
     noise = 1.4826 * float(np.median(middle - sample[sample <= middle]))
-    return _Ink(np.clip(strength - np.float32(middle), 0, 1), noise)
+    strength -= np.float32(middle)
+    standing_out = strength[strength > max(5 * noise, 0.05)]
+    if standing_out.size < _MIN_DIGIT_PIXELS:
+        raise PictureError(NO_DIGIT)
+    full = float(np.percentile(standing_out, 98))
+    weak, floor = max(4 * noise / full, _WEAK), max(3 * noise / full, 0.15)
+    least = max(_MIN_DIGIT_PIXELS, 0.012 * max(grey.shape))  # grains and dust are smaller
+    return _Ink(np.clip(strength / full, 0, 1), weak, floor, least)
 
 
 def _ink_is_dark(small: Array) -> bool:
@@ -474,17 +492,7 @@ def _paper_light(small: Array) -> Array:
     return np.asarray((_smoothed(small * bare, sigma) + least * coarse) / (weight + least))
 
 
-# --- 4. Strength to mask -------------------------------------------------------------------------
-
-
-def _ink_mask(ink: _Ink) -> tuple[Array, float]:
-    """Return which pixels are ink (bool), and the strength of full ink, 0-1."""
-    strength = ink.strength
-    standing_out = strength[strength > max(5 * ink.noise, 0.05)]
-    if standing_out.size < _MIN_DIGIT_PIXELS:
-        raise PictureError(NO_DIGIT)
-    full = float(np.percentile(standing_out, 98))
-    return strength > max(4 * ink.noise, _WEAK * full), full
+# --- 4. Ruled lines ------------------------------------------------------------------------------
 
 
 def _rulings(mask: Array) -> Array:
@@ -493,8 +501,13 @@ def _rulings(mask: Array) -> Array:
     down = _long_lines(np.ascontiguousarray(mask.T)).T
     if not (across.any() or down.any()):
         return np.zeros_like(mask)
-    removed = across & mask & ~_in_long_runs(mask & ~down, across)
-    removed |= down & mask & ~_in_long_runs((mask & ~across).T, down.T).T
+    removed, high = _line_alone(mask & ~down, across)
+    removed_down, wide = _line_alone((mask & ~across).T, down.T)
+    removed |= removed_down.T | (mask & across & down)
+    # A stroke that crosses a line as thin as itself is cut by it: close the cut.
+    rest = (mask & ~removed).astype(np.uint8)
+    removed &= cv2.morphologyEx(rest, cv2.MORPH_CLOSE, np.ones((high, 1), np.uint8)) == 0
+    removed &= cv2.morphologyEx(rest, cv2.MORPH_CLOSE, np.ones((1, wide), np.uint8)) == 0
     left = cv2.connectedComponentsWithStats((mask & ~removed).astype(np.uint8))[2][1:]
     sizes = left[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1, initial=0)
     # A single stroke from edge to edge is a digit, not paper: then nothing else would be left.
@@ -508,31 +521,42 @@ def _long_lines(mask: Array) -> Array:
     height, width = mask.shape
     if width < _RULED_SIDE:
         return np.zeros_like(mask)
-    run = width // 12
+    run = max(9, width // 30)  # short enough for a line that climbs by 4 degrees
     # Thickened by a pixel each way, a line that climbs stays in one piece.
     thick = cv2.dilate(mask.astype(np.uint8), np.ones((3, 1), np.uint8))
-    thick = cv2.morphologyEx(thick, cv2.MORPH_CLOSE, np.ones((1, run // 4 | 1), np.uint8))
+    thickest = max(4, height // 40) + 2  # 2: of the thickening
+    strokes = cv2.morphologyEx(thick, cv2.MORPH_OPEN, np.ones((thickest + 1, 1), np.uint8))
+    thick[strokes > 0] = 0
+    # The gaps are where strokes cross. With room at the sides, for a closing takes what lies
+    # outside for ink, and would draw every short line out to the border.
+    gap = width // 3
+    thick = cv2.copyMakeBorder(thick, 0, 0, gap, gap, cv2.BORDER_CONSTANT)
+    thick = cv2.morphologyEx(thick, cv2.MORPH_CLOSE, np.ones((1, gap), np.uint8))
+    thick = np.ascontiguousarray(thick[:, gap:-gap])
     level = cv2.morphologyEx(thick, cv2.MORPH_OPEN, np.ones((1, run), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(level)
-    lines = np.zeros(count, dtype=bool)
-    margin_x, margin_y = 0.03 * width, 0.03 * height
-    for label in range(1, count):
-        left, top, wide, high, area = (int(value) for value in stats[label])
-        right, bottom = left + wide, top + high
-        leaves_sideways = top < margin_y or bottom > height - margin_y
-        ends = (left < margin_x) + (right > width - margin_x)
-        from_edge_to_edge = ends == 2 or (ends == 1 and leaves_sideways and wide > 0.5 * width)
-        lines[label] = from_edge_to_edge and area / wide <= max(4, height / 40) + 2
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(level)
+    left, top, wide, high, area = stats.T
+    right, bottom = left + wide, top + high
+    ends = (left < 0.03 * width).astype(int) + (right > 0.97 * width)
+    leaves_sideways = (top < 0.03 * height) | (bottom > 0.97 * height)
+    lines = (ends == 2) | ((ends == 1) & leaves_sideways & (wide > 0.5 * width))
+    lines &= area <= wide * thickest
+    lines[0] = False  # what is no line
     return np.asarray(lines[labels])
 
 
-def _in_long_runs(mask: Array, lines: Array) -> Array:
-    """Return the pixels (bool) in vertical runs longer than the lines are thick: strokes."""
+def _line_alone(mask: Array, lines: Array) -> tuple[Array, int]:
+    """Return the pixels (bool) of level lines where no stroke crosses, and a gap to close.
+
+    A stroke shows by a vertical run of ink longer than the lines are thick.
+    """
     columns = np.count_nonzero(lines & mask, axis=0)
     rows = max(1, np.count_nonzero(np.diff(lines.astype(np.int8), axis=0) == 1, axis=0).max())
     thickness = max(1.0, float(np.median(columns[columns > 0])) / rows) if columns.any() else 1.0
-    kernel = np.ones((int(2 * thickness) + 2, 1), np.uint8)
-    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
+    longest = int(2 * thickness) + 2
+    kernel = np.ones((longest, 1), np.uint8)
+    strokes = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
+    return lines & mask & ~strokes, longest + 1
 
 
 # --- 5. Mask to digits ---------------------------------------------------------------------------
@@ -540,16 +564,19 @@ def _in_long_runs(mask: Array, lines: Array) -> Array:
 
 def _group(ink: _Ink, *, single: bool, classify: Classify | None) -> list[_Piece]:
     """Return the pieces of ink that are one digit each. Raises `PictureError` if there is none."""
-    mask, full = _ink_mask(ink)
+    mask = ink.strength > ink.weak
     mask &= ~_rulings(mask)
-    pieces = _without_clutter(_pieces(mask, ink.strength > _STRONG * full), mask.shape)
+    pieces = _pieces(mask, ink.strength > _STRONG, ink.least)
+    pieces = _without_clutter(pieces, mask.shape, ink.least)
+    typical = _typical_height(pieces)
+    pieces = [piece for piece in pieces if not _is_speck_or_line(piece, typical)]
     if not pieces:
         raise PictureError(NO_DIGIT)
-    typical = _typical_height(pieces)
     if single:
-        return [_union([piece for piece in pieces if not _is_speck(piece, typical)])]
+        return [_union(pieces)]
     pieces = _with_fragments_joined(pieces, typical)
     pieces = [piece for piece in pieces if not _is_small(piece, typical)]
+    pieces = _without_scratches(pieces)
     if classify is None:
         return pieces
 
@@ -560,8 +587,11 @@ def _group(ink: _Ink, *, single: bool, classify: Classify | None) -> list[_Piece
     return [part for piece in pieces for part in _split(piece, ink, read)[0]]
 
 
-def _pieces(mask: Array, strong: Array) -> list[_Piece]:
-    """Return the connected parts of ``mask`` that hold ``strong`` ink, without the tiniest."""
+def _pieces(mask: Array, strong: Array, least: float) -> list[_Piece]:
+    """Return the connected parts of ``mask`` that hold ``strong`` ink, without the tiniest.
+
+    None, if there are as many as in a texture.
+    """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count == 1:
         return []
@@ -569,8 +599,9 @@ def _pieces(mask: Array, strong: Array) -> list[_Piece]:
     holds_ink[labels[strong & mask]] = True
     holds_ink[0] = False
     longer = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
-    least = max(2.0, _SPECK * float(longer[holds_ink].max(initial=0)))
-    kept = np.flatnonzero(holds_ink & (longer >= least))
+    kept = np.flatnonzero(holds_ink & (longer >= 0.4 * least))
+    if len(kept) > _MAX_PIECES:
+        kept = kept[longer[kept] >= _SPECK * longer[kept].max()]
     if len(kept) > _MAX_PIECES:
         return []
     pieces = []
@@ -581,20 +612,22 @@ def _pieces(mask: Array, strong: Array) -> list[_Piece]:
     return pieces
 
 
-def _without_clutter(pieces: list[_Piece], shape: tuple[int, ...]) -> list[_Piece]:
-    """Return pieces without textures, and without blots and edges where there is anything else."""
-    pieces = [
-        piece
-        for piece in pieces
-        if max(piece.width, piece.height) >= _MIN_DIGIT_PIXELS or len(pieces) > 1
-        if not _is_texture(piece.mask)
-    ]
-    if max((max(piece.width, piece.height) for piece in pieces), default=0) < _MIN_DIGIT_PIXELS:
+def _without_clutter(pieces: list[_Piece], shape: tuple[int, ...], least: float) -> list[_Piece]:
+    """Return pieces without textures, and without blots and edges where there is anything else.
+
+    None, if none is ``least`` pixels long.
+    """
+    textures = [piece for piece in pieces if _is_texture(piece.mask)]
+    if any(piece.mask.size > 0.5 * shape[0] * shape[1] for piece in textures):
+        return []
+    pieces = [piece for piece in pieces if piece not in textures]
+    if max((max(piece.width, piece.height) for piece in pieces), default=0) < least:
         return []
     proper = [piece for piece in pieces if not _is_clutter(piece, shape)]
     tallest = max((piece.height for piece in proper), default=0)
     # Without something of a digit's size left, what seemed clutter must be the digit.
-    return proper if tallest >= 0.15 * max(piece.height for piece in pieces) else pieces
+    broadest = max(min(piece.width, piece.height) for piece in pieces)
+    return proper if tallest >= max(least, 0.15 * broadest) else pieces
 
 
 def _is_texture(mask: Array) -> bool:
@@ -607,11 +640,9 @@ def _is_texture(mask: Array) -> bool:
 
 
 def _is_clutter(piece: _Piece, shape: tuple[int, ...]) -> bool:
-    """Return whether a piece is flat as a ruler's line, a blot, or a dark edge of the picture."""
+    """Return whether a piece is a dark edge or corner of the picture."""
     left, top, right, bottom = piece.box
     height, width = shape[:2]
-    if piece.width > _FLATTEST * piece.height and piece.width > 0.15 * width:
-        return True
     on_side = (left == 0 and piece.mask[:, 0].mean() > 0.5) or (
         right == width and piece.mask[:, -1].mean() > 0.5
     )
@@ -627,12 +658,17 @@ def _is_clutter(piece: _Piece, shape: tuple[int, ...]) -> bool:
 
 
 def _typical_height(pieces: Sequence[_Piece]) -> float:
+    """Return the median height of the larger pieces, 0 if there is none."""
+    if not pieces:
+        return 0.0
     heights = np.array([piece.height for piece in pieces], dtype=np.float64)
     return float(np.median(heights[heights >= heights.max() / 2]))
 
 
-def _is_speck(piece: _Piece, typical: float) -> bool:
-    return max(piece.width, piece.height) < _SPECK * typical
+def _is_speck_or_line(piece: _Piece, typical: float) -> bool:
+    """Return whether a piece is dirt, or flat as a ruler's line and longer than a digit's bar."""
+    is_flat = piece.width > max(_FLATTEST * piece.height, 1.2 * typical)
+    return is_flat or max(piece.width, piece.height) < _SPECK * typical
 
 
 def _is_small(piece: _Piece, typical: float) -> bool:
@@ -640,6 +676,24 @@ def _is_small(piece: _Piece, typical: float) -> bool:
     return piece.height < 0.35 * typical or (
         piece.width > 2.5 * piece.height and piece.height < 0.6 * typical
     )
+
+
+def _without_scratches(pieces: list[_Piece]) -> list[_Piece]:
+    """Return pieces without lines much thinner than the strokes of the others, as hairs are."""
+    if len(pieces) < 2:
+        return pieces
+    widths = [
+        4
+        * float(cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1][mask > 0].mean())
+        for mask in (piece.mask.astype(np.uint8) for piece in pieces)
+    ]
+    usual = float(np.median(widths))
+    return [
+        piece
+        for piece in pieces
+        if np.count_nonzero(piece.mask) / piece.height > 0.3 * usual
+        or piece.width > 0.15 * piece.height
+    ]
 
 
 def _union(pieces: Sequence[_Piece]) -> _Piece:
@@ -683,7 +737,7 @@ def _partner(piece: _Piece, boxes: Array, typical: float) -> int | None:
     widths = np.minimum(boxes[:, 2] - boxes[:, 0], piece.width)
     heights = boxes[:, 3] - boxes[:, 1]
     stacked = (overlap_x >= 0.5 * widths) & (-overlap_y <= 0.3 * typical)
-    beside = (-overlap_x <= 0.12 * typical) & (-overlap_y <= 0.12 * typical)
+    beside = (-overlap_x <= 0.2 * typical) & (-overlap_y <= 0.2 * typical)
     fits = union[:, 1] <= 1.3 * np.maximum(typical, heights)
     fits &= stacked | (union[:, 0] <= 1.2 * np.maximum(typical, heights))
     fits &= stacked | beside
@@ -748,6 +802,9 @@ def _split(piece: _Piece, ink: _Ink, read: Read, depth: int = 3) -> tuple[list[_
     if depth == 0 or piece.width < _WIDE * piece.height:
         return [piece], float(read([piece]).max()) if depth < 3 else 1.0
     whole = float(read([piece]).max())
+    very_wide = piece.width > _VERY_WIDE * piece.height
+    if whole >= _DOUBTFUL and not very_wide:
+        return [piece], whole
     best, surest = [piece], whole
     for left, right in _cuts(piece, ink):
         first, first_sure = _split(left, ink, read, depth - 1)
@@ -755,10 +812,7 @@ def _split(piece: _Piece, ink: _Ink, read: Read, depth: int = 3) -> tuple[list[_
         sure = min(first_sure, second_sure)
         if sure > max(surest, _CLEAR):
             best, surest = first + second, sure
-    very_wide = piece.width > _VERY_WIDE * piece.height
-    if len(best) > 1 and (whole < _DOUBTFUL or very_wide):
-        return best, surest
-    return [piece], whole
+    return best, surest
 
 
 def _cuts(piece: _Piece, ink: _Ink) -> Iterator[tuple[_Piece, _Piece]]:
@@ -768,8 +822,10 @@ def _cuts(piece: _Piece, ink: _Ink) -> Iterator[tuple[_Piece, _Piece]]:
     scale = 40 / piece.height  # rows enough for a bend, few enough for a loop
     size = (max(8, round(piece.width * scale)), 40)
     small = cv2.resize(strength, size, interpolation=cv2.INTER_AREA)
-    for center in np.linspace(0.3, 0.7, 5) if piece.width < 1.6 * piece.height else (
-        np.linspace(0.15, 0.85, 11)
+    for center in (
+        np.linspace(0.3, 0.7, 5)
+        if piece.width < 1.6 * piece.height
+        else (np.linspace(0.15, 0.85, 11))
     ):
         path = _seam(small, round(center * size[0]), reach=max(2, size[0] // 10))
         edge = np.interp(
@@ -859,8 +915,8 @@ def _render(ink: _Ink, piece: _Piece) -> Array:
     own[y : y + piece.height, x : x + piece.width] = piece.mask
     near = cv2.distanceTransform(1 - own, cv2.DIST_L2, 3)
     values = np.where(near <= reach, strength, 0)
-    values[values <= 3 * ink.noise] = 0
-    others = (strength > max(4 * ink.noise, _WEAK)) & (own == 0)
+    values[values <= ink.floor] = 0
+    others = (strength > ink.weak) & (own == 0)
     if others.any():  # a neighbour's ink, or a ruled line's
         to_others = cv2.distanceTransform((~others).astype(np.uint8), cv2.DIST_L2, 3)
         values[to_others < near] = 0
@@ -880,10 +936,15 @@ def _as_mnist(values: Array) -> Array:
     pixels = max(values.shape)
     # MNIST's makers had black and white: where there are pixels to spare, so do we. Small
     # pictures keep their greys, which hold all the shape they have.
-    gain = float(np.clip((pixels - _DIGIT_SIDE) / _DIGIT_SIDE, 0, 1)) * 1.5 + 1
-    if pixels > _DIGIT_SIDE * 1.2:
-        fine = np.clip((fine / full - 0.5) * gain + 0.5, 0, 1)
-    width = _stroke_width(fine > full / 2 if gain == 1 else fine > 0.5)
+    spare = float(np.clip((pixels - 1.2 * _DIGIT_SIDE) / _DIGIT_SIDE, 0, 1))
+    if spare:
+        # A pen that runs dry, or presses less, leaves fainter strokes: all are made as strong.
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_FINE_SIDE // 4, _FINE_SIDE // 4))
+        nearby = _smoothed(cv2.dilate(fine, kernel), _FINE_SIDE / 16)
+        fine = fine * full / np.clip(nearby, _FAINTEST * full, full)
+        fine = np.clip((fine / full - 0.4) * (1 + 1.5 * spare) + 0.5, 0, 1)
+        full = 1.0
+    width = _stroke_width(fine > full / 2)
     if pixels == _DIGIT_SIDE and _THINNEST <= width <= _THICKEST:
         small = values  # MNIST's own size: nothing to scale
     else:

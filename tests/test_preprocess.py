@@ -70,10 +70,10 @@ def test_mnists_own_images_pass_unchanged(mnist_data: Dataset) -> None:
     changed = [
         index
         for index, image in enumerate(images)
-        if not np.array_equal(prepare(image, single=True)[0].image[1:-1, 1:-1], image[1:-1, 1:-1])
+        # Whites are stretched from 254 to 255, or from a little less.
+        if np.abs(prepare(image, single=True)[0].image - image.astype(int)).max() > 3
     ]
-    # Not all: some have specks apart from the digit, and a few strokes are of extreme width. Their
-    # whites are stretched from 254 to 255 only where they were scaled.
+    # Not all: some have specks apart from the digit, and a few strokes are of extreme width.
     assert len(changed) <= 0.05 * len(images)
 
 
@@ -217,7 +217,7 @@ def test_phone_photos_are_turned_as_exif_says(mnist_data: Dataset, orientation: 
     [
         lambda grey: grey / 255,
         lambda grey: grey.astype(np.float64),
-        lambda grey: (grey > 128),
+        lambda grey: grey > 128,
         lambda grey: (grey > 128).astype(np.int64),
         lambda grey: grey.astype(np.uint16) * 257,
         lambda grey: grey.astype(np.float32) / 10 - 5,
@@ -314,8 +314,10 @@ def test_digits_come_line_by_line_from_the_left_with_their_boxes(mnist_data: Dat
 
 
 def test_a_climbing_line_is_one_line(mnist_data: Dataset) -> None:
-    placed = [(digit(mnist_data, 3, number), 20 + 70 * number, 160 - 25 * number) for number in range(6)]
-    found = prepare(page(*placed, size=(300, 480)))
+    placed = [
+        (digit(mnist_data, 3, number), 20 + 100 * number, 160 - 25 * number) for number in range(6)
+    ]
+    found = prepare(page(*placed, size=(300, 640)))
     assert [one.line for one in found] == [0] * 6
     lefts = [one.box[0] for one in found]
     assert lefts == sorted(lefts)

@@ -1,8 +1,8 @@
 """Work out when `mnist predict` calls a digit sure: ``python tests/benchmarks/calibration.py``.
 
-Prints the constants of `mnist_cli.prediction` for a model (by default the one in the package), from
-MNIST's validation digits only, each drawn as people draw: on a larger page, turned, slanted, thinner
-or thicker, by seed, and prepared as any picture is.
+Prints the constants of `mnist_cli.prediction` for a model (by default the one in the package),
+from MNIST's validation digits only, each drawn as people draw: on a larger page, turned, slanted,
+thinner or thicker, by seed, and prepared as any picture is.
 """
 
 from __future__ import annotations
