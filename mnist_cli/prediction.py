@@ -4,15 +4,15 @@ The default is the model inside this package, computed by NumPy: neither PyTorch
 imported. Another framework reads in a process of its own, as everywhere (see `worker`).
 
 How sure is sure. The network's logits are divided by `TEMPERATURE` before the softmax (Guo et al.,
-2017, arXiv:1706.04599), chosen so that the cross-entropy of MNIST's 5,000 validation digits is least,
-drawn as people draw them (turned, slanted, thinned, thickened, by seed): then of the digits given
+2017, arXiv:1706.04599), chosen so that the cross-entropy of 5,000 validation digits is least, drawn as
+people draw them (turned, slanted, thinned, thickened, by seed): then of the digits given
 90% nine in ten are right. A digit is marked as not sure
 
 - if its probability is below `SURE_PROBABILITY`: of those validation digits above it, no more than
   1 in 200 is read wrong;
 - if its evidence, log(sum(exp(logits))), is below `SURE_EVIDENCE`: that of all but 1 in 100 of
-  those digits is above it. A softmax only compares digits with each other: a letter may look more like
-  a 6 than like any other digit, yet not much like a 6 (Liu et al., 2020, arXiv:2010.03759).
+  those digits is above it. A softmax only compares digits: a letter may be more like a 6 than like
+  any other digit, yet not much like a 6 (Liu et al., 2020, arXiv:2010.03759).
 
 ``python tests/benchmarks/calibration.py`` works the three numbers out for a model.
 """

@@ -120,8 +120,8 @@ class Picture:
 class _Ink:
     """``strength`` (H, W) float32: paper 0, full ink 1.
 
-    ``weak`` is the least strength of a stroke, ``floor`` what may still be paper, ``least`` how many
-    pixels a digit is long at the least.
+    ``weak`` is the least strength of a stroke, ``floor`` what may still be paper, ``least``
+    how many pixels a digit is long at the least.
     """
 
     strength: Array
