@@ -3,10 +3,10 @@
 The default is the model inside this package, computed by NumPy: neither PyTorch nor TensorFlow is
 imported. Another framework reads in a process of its own, as everywhere (see `worker`).
 
-How sure is sure. The network's logits are divided by `TEMPERATURE` before the softmax (Guo et al.,
-2017, arXiv:1706.04599), chosen so that the cross-entropy of 5,000 validation digits is least, drawn as
-people draw them (turned, slanted, thinned, thickened, by seed): then of the digits given
-90% nine in ten are right. A digit is marked as not sure
+How sure is sure. The logits are divided by `TEMPERATURE` before the softmax (Guo et al., 2017,
+arXiv:1706.04599), chosen so that the cross-entropy of 5,000 validation digits is least, drawn as
+people draw them (turned, slanted, thinned, thickened, by seed): then of the digits given 90% nine
+in ten are right. A digit is marked as not sure
 
 - if its probability is below `SURE_PROBABILITY`: of those validation digits above it, no more than
   1 in 200 is read wrong;
@@ -217,7 +217,9 @@ class Reader:
             images = [
                 digit.image for _, found in batch if isinstance(found, list) for digit in found
             ]
-            logits = iter(self._logits(np.array(images, np.uint8)) if images else [])
+            logits: Iterator[Array] = iter(
+                self._logits(np.array(images, np.uint8)) if images else []
+            )
             for source, found in batch:
                 if isinstance(found, PictureError):
                     yield found

@@ -20,7 +20,7 @@ from PIL import Image
 
 from mnist_cli.data.dataset import load_dataset
 
-REPEATS = 9
+REPEATS = 5
 COUNTS = (1000, 5000)
 MNIST = (sys.executable, "-m", "mnist_cli")
 
