@@ -794,21 +794,29 @@ def _union_box(first: Box, second: Box) -> Box:
     )
 
 
-def _split(piece: _Piece, ink: _Ink, read: Read, depth: int = 3) -> tuple[list[_Piece], float]:
+def _split(
+    piece: _Piece, ink: _Ink, read: Read, cuts: int | None = None
+) -> tuple[list[_Piece], float]:
     """Return the digits of which a wide piece is made, and how sure the least sure of them is.
 
     Many single digits are wide: a cut needs parts that are clearly read where the whole is not.
+    ``cuts`` limits how often parts are cut again; by default by the width.
     """
-    if depth == 0 or piece.width < _WIDE * piece.height:
-        return [piece], float(read([piece]).max()) if depth < 3 else 1.0
+    if cuts is None:
+        if piece.width < _WIDE * piece.height:
+            return [piece], 1.0
+        # Each further cut multiplies the work by ten: only for what is as wide as three digits.
+        cuts = min(3, max(1, round(1.2 * piece.width / piece.height) - 1))
+    if cuts == 0 or piece.width < _WIDE * piece.height:
+        return [piece], float(read([piece]).max())
     whole = float(read([piece]).max())
     very_wide = piece.width > _VERY_WIDE * piece.height
     if whole >= _DOUBTFUL and not very_wide:
         return [piece], whole
     best, surest = [piece], whole
     for left, right in _cuts(piece, ink):
-        first, first_sure = _split(left, ink, read, depth - 1)
-        second, second_sure = _split(right, ink, read, depth - 1)
+        first, first_sure = _split(left, ink, read, cuts - 1)
+        second, second_sure = _split(right, ink, read, cuts - 1)
         sure = min(first_sure, second_sure)
         if sure > max(surest, _CLEAR):
             best, surest = first + second, sure
