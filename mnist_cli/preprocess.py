@@ -806,7 +806,7 @@ def _split(
         if piece.width < _WIDE * piece.height:
             return [piece], 1.0
         # Each further cut multiplies the work by ten: only for what is as wide as three digits.
-        cuts = min(3, max(1, round(1.2 * piece.width / piece.height) - 1))
+        cuts = min(2, max(1, round(1.2 * piece.width / piece.height) - 1))
     if cuts == 0 or piece.width < _WIDE * piece.height:
         return [piece], float(read([piece]).max())
     whole = float(read([piece]).max())
