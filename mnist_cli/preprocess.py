@@ -157,6 +157,8 @@ def prepare(
     picture = open_picture(source)
     ink = _ink_strength(_grey(picture.pixels))
     pieces = _group(ink, single=single, classify=classify)
+    if not pieces:
+        raise PictureError(NO_DIGIT)
     prepared = []
     for number, line in enumerate(_lines(pieces)):
         for piece in line:
@@ -206,7 +208,7 @@ def _from_file(file: IO[bytes]) -> Picture:
     try:
         with _any_size():
             image = Image.open(file, formats=(kind,))
-        with image:
+        with image, _silenced() if kind == "TIFF" else nullcontext():
             return _decoded(image)
     except PictureError:
         raise
@@ -223,6 +225,24 @@ def _any_size() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep libtiff from telling of faults on standard error, which it does past Python."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _brief(error: BaseException) -> str:
