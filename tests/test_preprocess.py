@@ -52,7 +52,7 @@ def page(
 
 
 def alike(first: Array, second: Array) -> float:
-    """The correlation of two images, moved by up to a pixel: noise can tip the centre's rounding."""
+    """The correlation of two images, best of moves by a pixel: noise tips the centre's rounding."""
     moved = [np.roll(first, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
     return max(float(np.corrcoef(image.ravel(), second.ravel())[0, 1]) for image in moved)
 
