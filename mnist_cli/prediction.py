@@ -226,8 +226,8 @@ class Reader:
         """Yield each source with its digits, prepared.
 
         One after the other: the work on a small picture is many short calls, and Python threads
-        spend more time waiting for each other than they save (measured on MNIST arrays: 1,100 a second
-        in two threads, 1,800 in one, preparation alone). On a large one OpenCV uses all cores by itself.
+        spend more time waiting for each other than they save (preparation of MNIST arrays alone:
+        1,100 a second in two threads, 1,800 in one). On a large one OpenCV uses all cores itself.
         """
 
         def prepare_one(source: Source) -> Found:
