@@ -617,8 +617,6 @@ def _run_experiment(
         _print_json(document)
     else:
         _show_experiment(document)
-        for failure in document["failures"]:
-            _say(f"failed {failure['framework']} {failure['arch']}: {failure['error']}")
         _say_written(path, *written)
     if document["failures"]:
         raise typer.Exit(1)
