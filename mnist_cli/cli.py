@@ -235,12 +235,10 @@ def compare(
         device=_device(device),
         checkpoint=str(results_dir / "models"),
     )
-    _require_range("runs", runs, 1, 1000)
-    jobs = experiments.plan(template, frameworks=frameworks, archs=archs, runs=runs)
     _run_experiment(
-        jobs,
+        template,
         results_dir / f"{experiments.COMPARISON}.json",
-        settings=_settings(template, frameworks=frameworks, archs=archs, runs=runs),
+        plan={"frameworks": frameworks, "archs": archs, "runs": runs},
         timeout=timeout,
         resume=resume,
         as_json=as_json,
@@ -291,20 +289,16 @@ def sweep_batch(
         limit=limit,
         device=_device(device),
     )
-    _require_range("runs", runs, 1, 1000)
-    jobs = experiments.plan(
-        template,
-        frameworks=frameworks,
-        archs=archs,
-        runs=runs,
-        batch_sizes=sizes,
-        lr_scaling=lr_scaling,
-    )
-    settings = _settings(template, frameworks=frameworks, archs=archs, runs=runs)
     _run_experiment(
-        jobs,
+        template,
         results_dir / f"{experiments.SWEEP}.json",
-        settings=settings | {"batch_sizes": sizes, "lr_scaling": lr_scaling},
+        plan={
+            "frameworks": frameworks,
+            "archs": archs,
+            "runs": runs,
+            "batch_sizes": sizes,
+            "lr_scaling": lr_scaling,
+        },
         timeout=timeout,
         resume=resume,
         as_json=as_json,
@@ -418,34 +412,39 @@ def _cells(frameworks: list[str] | None, archs: list[str] | None) -> tuple[list[
     return names, [ModelSpec(arch).arch for arch in dict.fromkeys(archs or ARCHITECTURES)]
 
 
-def _settings(template: TrainJob, **plan: Any) -> dict[str, Any]:
+def _settings(template: TrainJob, plan: dict[str, Any]) -> dict[str, Any]:
     """Return what makes an experiment the same one when it is resumed."""
     job = asdict(template)
     config = job.pop("config")
     for of_one_run in ("framework", "spec", "checkpoint", "resume"):
         del job[of_one_run]
-    return {**plan, **config, **job}
+    return {**config, **job, **plan}
 
 
 def _run_experiment(
-    jobs: list[TrainJob],
+    template: TrainJob,
     path: Path,
     *,
-    settings: dict[str, Any],
+    plan: dict[str, Any],
     timeout: float | None,
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Run, draw and show a comparison or a sweep; exit with 1 if a run failed."""
+    """Run, draw and show a comparison or a sweep; exit with 1 if a run failed.
+
+    ``plan`` holds the arguments of `experiments.plan`.
+    """
     from mnist_cli import console, experiments, reports
 
+    _require_range("runs", plan["runs"], 1, 1000)
     if timeout is not None and not 0 < timeout <= _LONGEST_TIMEOUT_SECONDS:
         raise UsageError(f"timeout must be from above 0 to 1000000 seconds, not {timeout:g}.")
+    jobs = experiments.plan(template, **plan)
     with console.TrainingProgress([job.spec.arch for job in jobs]) as progress:
         document = experiments.run(
             jobs,
             path=path,
-            settings=settings,
+            settings=_settings(template, plan),
             observer=progress,
             resume=resume,
             timeout_seconds=timeout,

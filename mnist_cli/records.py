@@ -5,6 +5,7 @@ Charts and tables read records and nothing else, so they can be drawn again with
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -114,8 +115,9 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+@functools.cache  # it asks other programs, and an experiment wants it after each run
 def describe_machine() -> dict[str, Any]:
-    """Return the machine and program: JSON values, no framework imported."""
+    """Return the machine and program: JSON values, no framework imported. Not to be changed."""
     return {
         "cpu": _cpu_name(),
         "cores": available_cores(),
