@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import ArrayLike
 
+    from mnist_cli.prediction import Digit, Prediction
+    from mnist_cli.preprocess.opening import Picture, Source
+
     Axis: TypeAlias = XAxis | YAxis
 
 LineStyle: TypeAlias = Literal["-", "--", ":", "-."]
@@ -57,6 +60,9 @@ KEY_COLUMNS = 5
 GRID_SAMPLES = 40
 GRID_COLUMNS = 8
 MODEL_SAMPLES = 12
+PICTURE_COLUMNS = 3  # a picture is as wide as that many of its digits
+DIGIT_COLUMNS = 6
+MOST_DIGITS = 24
 
 
 @dataclass(frozen=True)
@@ -285,8 +291,7 @@ def predictions_chart(
         panel.spines[:].set_color(color)
         panel.spines[:].set_linewidth(1.5 if right else 3)
         text = f"✓ {true[index]}" if right else f"✗ {true[index]} → {read[index]}"
-        share = ">99%" if 0.995 <= sure[index] < 1 else f"{sure[index]:.0%}"
-        panel.set_title(f"{text}, {share}", fontsize=FONT_POINTS, color=color, pad=5)
+        panel.set_title(f"{text}, {_share(sure[index])}", fontsize=FONT_POINTS, color=color, pad=5)
     example = "✗ 5 → 3, 97%: a 5 read as 3 with 97% confidence"
     _save(figure, path, [example, "most confident mistakes first", "✓ read right"])
 
@@ -338,6 +343,44 @@ def model_samples_chart(
     panel.tick_params(length=0, labelsize=FONT_POINTS, labelcolor=INK)
     panel.spines[:].set_visible(False)
     _save(figure, path, ["most disputed digits first", *_facts(runs)])
+
+
+def reading_chart(
+    readings: Sequence[tuple[str, Source, Prediction]], path: Path, *, pictures: int
+) -> None:
+    """Draw pictures with a box about each digit, what the network saw, and its probabilities.
+
+    readings: each picture's name, the picture itself, its answer. ``pictures`` were read in all.
+    """
+    from mnist_cli.preprocess.opening import open_picture
+
+    rows = [
+        math.ceil(min(len(answer.digits), MOST_DIGITS) / DIGIT_COLUMNS) for *_, answer in readings
+    ]
+    heights = [0.5 + 2.3 * count for count in rows]
+    texts = _listed([answer.text.replace("\n", " / ") for *_, answer in readings])
+    figure = _figure(0.9 + sum(heights), textwrap.shorten(texts, 2 * TITLE_CHARACTERS))
+    parts = figure.subfigures(len(readings), 1, squeeze=False, height_ratios=heights)
+    for part, count, (name, source, answer) in zip(parts[:, 0], rows, readings, strict=True):
+        grid = part.add_gridspec(
+            2 * count, PICTURE_COLUMNS + DIGIT_COLUMNS, height_ratios=[1.1, 0.8] * count
+        )
+        _boxed(part.add_subplot(grid[:, :PICTURE_COLUMNS]), name, open_picture(source), answer)
+        for number, digit in enumerate(answer.digits[:MOST_DIGITS]):
+            row, column = divmod(number, DIGIT_COLUMNS)
+            panel = part.add_subplot(grid[2 * row, PICTURE_COLUMNS + column])
+            panel.imshow(digit.image, cmap="gray", vmin=0, vmax=255)
+            panel.set(xticks=[], yticks=[])
+            color = RIGHT if digit.sure else WRONG
+            text = f"{digit.digit}{'' if digit.sure else '?'}, {_share(digit.confidence)}"
+            panel.set_title(text, fontsize=FONT_POINTS, color=color, pad=5)
+            _probabilities(part.add_subplot(grid[2 * row + 1, PICTURE_COLUMNS + column]), digit)
+    notes = ["digits as the network saw them, with the probabilities of 0 to 9", "? not sure"]
+    if pictures > len(readings):
+        notes.append(f"the first {len(readings)} of {pictures:,} pictures")
+    if any(len(answer.digits) > MOST_DIGITS for *_, answer in readings):
+        notes.append(f"at most {MOST_DIGITS} digits of each")
+    _save(figure, path, notes)
 
 
 def framework_looks(frameworks: Iterable[str]) -> dict[str, Look]:
@@ -706,6 +749,47 @@ def _cell_axis(panel: Axes, cells: Sequence[Cell], texts: Sequence[str]) -> None
             fontsize=FONT_POINTS,
             color=INK,
         )
+
+
+def _boxed(panel: Axes, name: str, picture: Picture, answer: Prediction) -> None:
+    """Draw a picture with its digits' boxes, numbered by what they were read as."""
+    from matplotlib.patches import Rectangle
+
+    height, width = (picture.factor * side for side in picture.pixels.shape[:2])
+    panel.imshow(picture.pixels, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+    for digit in answer.digits:
+        left, top, right, bottom = digit.box
+        color = RIGHT if digit.sure else WRONG
+        panel.add_patch(
+            Rectangle((left, top), right - left, bottom - top, fill=False, color=color, linewidth=2)
+        )
+        panel.annotate(
+            f"{digit.digit}",
+            xy=(left, top),
+            xytext=(0, 2),
+            textcoords="offset points",
+            fontsize=FONT_POINTS,
+            color=color,
+        )
+    panel.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    title = textwrap.shorten(Path(name).name, 40, placeholder="...")
+    panel.set_title(title, loc="left", fontsize=FONT_POINTS, color=INK, parse_math=False)
+
+
+def _probabilities(panel: Axes, digit: Digit) -> None:
+    """Draw the probabilities of the ten digits as bars; likely ones are named."""
+    colors = [FAINT] * CLASSES
+    colors[digit.digit] = RIGHT if digit.sure else WRONG
+    panel.bar(range(CLASSES), digit.probabilities, color=colors)
+    panel.set(xlim=(-0.6, CLASSES - 0.4), ylim=(0, 1), yticks=[])
+    named = [other for other, share in digit.top() if share >= 0.05]
+    panel.set_xticks(named, [str(other) for other in named])
+    panel.tick_params(labelsize=FONT_POINTS, labelcolor=INK, length=0)
+    panel.spines[["top", "left", "right"]].set_visible(False)
+
+
+def _share(share: float) -> str:
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 def _answer(panel: Axes, column: int, row: float, text: str, **style: Any) -> None:

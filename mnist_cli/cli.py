@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,13 +17,15 @@ from mnist_cli.config import ARCHITECTURES, DEVICES, ModelSpec, TrainConfig, req
 from mnist_cli.errors import MnistError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
+    from mnist_cli.prediction import Prediction
     from mnist_cli.worker import TrainJob
 
 app = typer.Typer(
     name="mnist",
-    help="Train, evaluate and compare digit classifiers in PyTorch, TensorFlow and NumPy.",
+    help="Train, evaluate, compare and use digit classifiers in PyTorch, TensorFlow and NumPy.",
     epilog="Add --debug to any command to see what lies behind an error.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,6 +34,8 @@ app = typer.Typer(
 _DEFAULTS = TrainConfig()
 _LONGEST_TIMEOUT_SECONDS = 1e6  # timers take no infinity
 _RESUMABLE = ("train", "compare", "sweep-batch")
+_FEW_PICTURES = 8  # read in a moment: no progress bar
+_MOST_PLOTTED = 6  # pictures in one plot
 _INTERRUPTED = 130  # Typer's exit code for Ctrl-C, and every shell's
 
 Framework = Annotated[str, typer.Option(help="numpy, tensorflow or torch.")]
@@ -83,7 +88,7 @@ def common(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Train, evaluate and compare digit classifiers in PyTorch, TensorFlow and NumPy."""
+    """Train, evaluate, compare and use digit classifiers in PyTorch, TensorFlow and NumPy."""
 
 
 @app.command()
@@ -306,6 +311,77 @@ def sweep_batch(
 
 
 @app.command()
+def predict(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Pictures, folders of them, patterns such as 'scans/*.png'; - is standard input."
+        ),
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A .safetensors file.", show_default="the one inside this package"),
+    ] = None,
+    framework: Framework = "numpy",
+    single: Annotated[
+        bool, typer.Option("--single", help="Each picture shows one digit, whatever it looks like.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Draw what the network saw.")] = False,
+    save_plot: Annotated[
+        Path | None,
+        typer.Option(help="A PNG file for boxes, prepared digits and probabilities."),
+    ] = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_csv: Annotated[bool, typer.Option("--csv", help="One line a picture.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read the digits in pictures: photos, scans, drawings."""
+    import time
+    import warnings
+
+    from mnist_cli import prediction
+
+    if as_csv and as_json:
+        raise UsageError("--csv and --json exclude each other. Leave one out.")
+    if framework != prediction.NUMPY:  # which is always there; to look for others takes a while
+        _framework(framework)
+    # Pillow warns of small faults in files; here a picture is read, or refused in a line.
+    warnings.simplefilter("ignore")
+    sources, failed = _sources(files)
+    reader = prediction.Reader(
+        model, framework=framework, threads=_threads(threads), device=_device(device)
+    )
+    printer = _PredictionPrinter(as_csv=as_csv, as_json=as_json, show=show)
+    plotted: list[tuple[str, str | bytes, Prediction]] = []
+    began = time.perf_counter()
+    with _reading_progress(len(sources)) as advance:
+        answers = reader.read((source for _, source in sources), single=single)
+        for (name, source), answer in zip(sources, answers, strict=True):
+            advance()
+            if isinstance(answer, MnistError):
+                failed += 1
+                _say_unread(name, answer)
+                continue
+            printer.print(name, answer)
+            if save_plot is not None and len(plotted) < _MOST_PLOTTED:
+                plotted.append((name, source, answer))
+    printer.close()
+    seconds = time.perf_counter() - began
+    if len(sources) > 1:
+        unread = f"; {failed:,} could not be read" if failed else ""
+        speed = f"{len(sources) / seconds:,.0f} a second"
+        _say(f"{len(sources):,} pictures in {seconds:.1f} s, {speed}{unread}")
+    if save_plot is not None and plotted:
+        from mnist_cli import charts
+
+        charts.reading_chart(plotted, save_plot, pictures=len(sources) - failed)
+        _say_written(save_plot)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     results_dir: ResultsDir = Path("results"),
     output_format: Annotated[
@@ -402,6 +478,92 @@ def _say_written(*paths: Path | str | None) -> None:
 
 def _print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=1))
+
+
+def _sources(names: list[str]) -> tuple[list[tuple[str, str | bytes]], int]:
+    """Return each picture's name and path, or bytes from standard input, and the names without."""
+    from mnist_cli.prediction import find_pictures
+
+    sources: list[tuple[str, str | bytes]] = []
+    failed = 0
+    for name in names:
+        try:
+            if name == "-":
+                sources.append(("-", sys.stdin.buffer.read()))
+            else:
+                sources += [(path, path) for path in find_pictures(name)]
+        except MnistError as error:  # noqa: PERF203  # the other names are still looked at
+            failed += 1
+            _say_unread(name, error)
+    return sources, failed
+
+
+def _say_unread(name: str, error: MnistError) -> None:
+    _say(" ".join(f"{_printable(name)}: {error}".split()))
+
+
+def _printable(name: str) -> str:
+    """Return a file's name with ``?`` for bytes that are no text."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
+class _PredictionPrinter:
+    """Prints answers as they come, as text, CSV or one JSON list."""
+
+    def __init__(self, *, as_csv: bool, as_json: bool, show: bool) -> None:
+        self._as_csv, self._as_json, self._show = as_csv, as_json, show
+        self._printed = 0
+
+    def print(self, name: str, answer: Prediction) -> None:
+        if self._as_json:
+            item = json.dumps({**answer.to_json(), "file": name}, indent=1)
+            typer.echo(("[\n" if not self._printed else ",\n") + item, nl=False)
+        elif self._as_csv:
+            import csv
+
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            if not self._printed:
+                writer.writerow(("file", "text", "confidence", "sure"))
+            sure = "yes" if answer.sure else "no"
+            row = (_printable(name), answer.text, f"{answer.confidence:.4f}", sure)
+            writer.writerow(row)
+        else:
+            typer.echo("\n".join(_prediction_lines(_printable(name), answer)))
+        if self._show:
+            from mnist_cli import console
+
+            images = [digit.image for digit in answer.digits]
+            machine_readable = self._as_json or self._as_csv
+            typer.echo(console.half_blocks(images, err=machine_readable), err=machine_readable)
+        self._printed += 1
+
+    def close(self) -> None:
+        if self._as_json:
+            typer.echo("\n]" if self._printed else "[]")
+
+
+def _prediction_lines(name: str, answer: Prediction) -> list[str]:
+    """Return the answer as text: for one digit its three likeliest readings, in a line."""
+    tops = [
+        ", ".join(f"{digit} {share:.1%}" for digit, share in digit.top()) for digit in answer.digits
+    ]
+    if len(tops) == 1:
+        note = "" if answer.sure else "  not sure"
+        return [f"{name}: {answer.text}  ({tops[0]}){note}"]
+    # A question mark after each digit that is not sure.
+    marks = iter("" if digit.sure else "?" for digit in answer.digits)
+    text = "".join(" / " if sign == "\n" else sign + next(marks) for sign in answer.text)
+    note = "" if answer.sure else "  not sure"
+    return [f"{name}: {text}  ({answer.confidence:.1%}){note}", *(f"    {top}" for top in tops)]
+
+
+def _reading_progress(count: int) -> AbstractContextManager[Callable[[], None]]:
+    """Return a bar on standard error for more than a few pictures, if a person sees it."""
+    if count <= _FEW_PICTURES or not sys.stderr.isatty():
+        return nullcontext(lambda: None)
+    from mnist_cli import console
+
+    return console.reading_progress(count)
 
 
 def _cells(frameworks: list[str] | None, archs: list[str] | None) -> tuple[list[str], list[str]]:

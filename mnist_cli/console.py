@@ -5,14 +5,18 @@ Progress goes to standard error, tables to standard output, so that ``--json`` a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
@@ -22,6 +26,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from mnist_cli import reports
+from mnist_cli.architectures import IMAGE_SIZE, Array
 from mnist_cli.records import RunRecord
 
 # How long a CNN's run takes against an MLP's, roughly: only the bar over all runs needs it.
@@ -128,6 +133,58 @@ class TrainingProgress:
 
     def _cost_so_far(self) -> int:
         return sum(self._costs[: self._finished])
+
+
+@contextmanager
+def reading_progress(count: int) -> Iterator[Callable[[], None]]:
+    """Show a bar over ``count`` pictures on standard error; give what counts one."""
+    with Progress(
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=stderr(),
+        transient=True,
+        # Answers on the same terminal go above the bar; in a pipe or file they stay where they are.
+        redirect_stdout=sys.stdout.isatty(),
+    ) as progress:
+        task = progress.add_task("", total=count, speed="")
+
+        def advance() -> None:
+            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
+            progress.update(task, advance=1, speed=f"{speed:,.0f} / s" if speed else "")
+
+        yield advance
+
+
+def half_blocks(images: Sequence[Array], *, err: bool = False) -> str:
+    """Return images (28, 28), uint8, side by side, drawn with two pixels to a character.
+
+    In 24 shades of grey on a terminal (standard error's with ``err``), else in black and white.
+    """
+    console = stderr() if err else stdout()
+    fit = max(1, (console.width + 2) // (IMAGE_SIZE + 2))
+    rows = []
+    for start in range(0, len(images), fit):
+        gap = np.zeros((IMAGE_SIZE, 2), dtype=np.uint8)
+        parts = [part for image in images[start : start + fit] for part in (image, gap)][:-1]
+        pixels = np.hstack(parts)
+        for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
+            if console.is_terminal and not console.no_color:
+                # 232 to 255 are the greys of the 256 colours, black to white.
+                cells = (
+                    f"\x1b[38;5;{232 + above * 23 // 255};48;5;{232 + below * 23 // 255}m▀"
+                    for above, below in zip(upper, lower, strict=True)
+                )
+                rows.append("".join(cells) + "\x1b[0m")
+            else:
+                cells = (
+                    " ▄▀█"[2 * (above > 127) + (below > 127)]
+                    for above, below in zip(upper, lower, strict=True)
+                )
+                rows.append("".join(cells).rstrip())
+    return "\n".join(rows)
 
 
 def history_table(record: RunRecord) -> Table:

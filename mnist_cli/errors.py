@@ -41,5 +41,9 @@ class RecordError(MnistError):
     """The records of an experiment are missing, damaged, or of another experiment."""
 
 
+class PictureError(MnistError):
+    """A picture cannot be read, is too large, or shows no digit."""
+
+
 class OutputError(MnistError):
     """A result could not be written."""

@@ -21,11 +21,14 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mnist_cli import errors
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError, MnistError
+
+if TYPE_CHECKING:
+    from mnist_cli.architectures import Array
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -62,7 +65,21 @@ class EvaluateJob:
     device: str = "auto"
 
 
-Job = TrainJob | EvaluateJob
+@dataclass(frozen=True)
+class PredictJob:
+    """A reading of prepared digits, (N, 28, 28) uint8 in the .npy file ``images``.
+
+    Its result holds their ``logits``.
+    """
+
+    framework: str
+    checkpoint: str
+    threads: int
+    images: str
+    device: str = "auto"
+
+
+Job = TrainJob | EvaluateJob | PredictJob
 
 
 def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) -> dict[str, Any]:
@@ -187,7 +204,13 @@ def main() -> None:
     job = _read_job(sys.stdin.readline())
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
-        result = _train(job, emit) if isinstance(job, TrainJob) else _evaluate(job)
+        match job:
+            case TrainJob():
+                result = _train(job, emit)
+            case EvaluateJob():
+                result = _evaluate(job)
+            case PredictJob():
+                result = _predict(job)
         emit({"event": "result", "result": result})
     except MnistError as error:
         emit({"event": "error", "type": type(error).__name__, "message": str(error)})
@@ -211,8 +234,10 @@ def _follow_parent() -> None:
 
 def _read_job(line: str) -> Job:
     values = json.loads(line)
-    if values.pop("task") == EvaluateJob.__name__:
-        return EvaluateJob(**values)
+    task = values.pop("task")
+    for kind in (EvaluateJob, PredictJob):
+        if task == kind.__name__:
+            return kind(**values)
     spec, config = ModelSpec(**values.pop("spec")), TrainConfig(**values.pop("config"))
     return TrainJob(spec=spec, config=config, **values)
 
@@ -295,19 +320,11 @@ def _throughput(history: tuple[Any, ...]) -> float:
 
 
 def _evaluate(job: EvaluateJob) -> dict[str, Any]:
-    from pathlib import Path
-
-    from mnist_cli import adapters, checkpoint, evaluation, recipe
+    from mnist_cli import evaluation
     from mnist_cli.data.dataset import load_dataset
 
-    model = checkpoint.load(Path(job.checkpoint))
     dataset = load_dataset(job.dataset)
-    adapter = adapters.load(job.framework)
-    classifier = adapter.build(model.spec, model.config, device=job.device, threads=job.threads)
-    classifier.import_weights(model.weights)
-    logits = classifier.predict_logits(
-        recipe.normalize(dataset.test_images, mean=model.pixel_mean, std=model.pixel_std)
-    )
+    logits = _logits(job, dataset.test_images)
     report = evaluation.report(
         logits,
         dataset.test_labels,
@@ -320,6 +337,27 @@ def _evaluate(job: EvaluateJob) -> dict[str, Any]:
         "predictions": logits.argmax(axis=1).tolist(),
         "confidences": evaluation.probabilities(logits).max(axis=1).tolist(),
     }
+
+
+def _predict(job: PredictJob) -> dict[str, Any]:
+    import numpy as np
+
+    return {"logits": _logits(job, np.load(job.images)).tolist()}
+
+
+def _logits(job: EvaluateJob | PredictJob, images: Array) -> Array:
+    """Return the logits (N, 10) that the job's model has for images (N, 28, 28), uint8."""
+    from pathlib import Path
+
+    from mnist_cli import adapters, checkpoint, recipe
+
+    model = checkpoint.load(Path(job.checkpoint))
+    adapter = adapters.load(job.framework)
+    classifier = adapter.build(model.spec, model.config, device=job.device, threads=job.threads)
+    classifier.import_weights(model.weights)
+    return classifier.predict_logits(
+        recipe.normalize(images, mean=model.pixel_mean, std=model.pixel_std)
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,292 @@
+"""Pictures to digits: `predict` for one picture, `Reader` for many.
+
+The default is the model inside this package, computed by NumPy: neither PyTorch nor TensorFlow is
+imported. Another framework reads in a process of its own, as everywhere (see `worker`).
+
+How sure is sure. The logits are divided by `TEMPERATURE` before the softmax (Guo et al., 2017,
+arXiv:1706.04599), chosen so that the cross-entropy of 5,000 validation digits is least, drawn as
+people draw them (turned, slanted, thinned, thickened, by seed): then of the digits given 90% nine
+in ten are right. A digit is marked as not sure
+
+- if its probability is below `SURE_PROBABILITY`: of those validation digits above it, no more than
+  1 in 200 is read wrong;
+- if its evidence, log(sum(exp(logits))), is below `SURE_EVIDENCE`: that of all but 3 in 100 of
+  those digits is above it. A softmax only compares digits: a letter may be more like a 6 than like
+  any other digit, yet not much like a 6 (Liu et al., 2020, arXiv:2010.03759).
+
+``python tests/benchmarks/calibration.py`` works the three numbers out for a model.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from mnist_cli import checkpoint, evaluation, recipe
+from mnist_cli.architectures import CLASSES, Array
+from mnist_cli.errors import PictureError
+from mnist_cli.preprocess import PreparedDigit, prepare
+from mnist_cli.preprocess.opening import Source
+from mnist_cli.preprocess.segmentation import Box
+from mnist_cli.records import available_cores
+
+PRETRAINED = Path(__file__).parent / "pretrained" / "cnn.safetensors"
+NUMPY = "numpy"
+SUFFIXES = frozenset(
+    [
+        ".bmp",
+        ".gif",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
+)
+
+TEMPERATURE = 1.23
+SURE_PROBABILITY = 0.71
+SURE_EVIDENCE = 7.8
+
+_BATCH = 64  # pictures: enough for the network to be fast, few enough to show progress
+
+
+@dataclass(frozen=True)
+class Digit:
+    """One digit of a picture.
+
+    ``probabilities`` are those of 0 to 9 and sum to 1; ``confidence`` is that of ``digit``, the
+    largest. ``box`` is (left, top, right, bottom) in pixels of the upright picture. ``sure``:
+    see the module. ``image`` (28, 28), uint8, is what the network saw, ink 255.
+    """
+
+    digit: int
+    confidence: float
+    probabilities: tuple[float, ...]
+    box: Box
+    sure: bool
+    image: Array = field(repr=False, compare=False)
+
+    def top(self, count: int = 3) -> list[tuple[int, float]]:
+        """Return the most probable digits with their probabilities."""
+        order = sorted(range(CLASSES), key=lambda digit: -self.probabilities[digit])
+        return [(digit, self.probabilities[digit]) for digit in order[:count]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a picture shows: ``text`` has a newline between lines, ``digits`` are in its order.
+
+    ``confidence`` is that all digits are right: the product of theirs. ``file`` is None for what
+    did not come from a file.
+    """
+
+    file: str | None
+    text: str
+    digits: tuple[Digit, ...]
+
+    @property
+    def confidence(self) -> float:
+        """The probability, 0-1, that the whole text is right."""
+        return float(np.prod([digit.confidence for digit in self.digits]))
+
+    @property
+    def sure(self) -> bool:
+        """Whether every digit is."""
+        return all(digit.sure for digit in self.digits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the prediction as JSON values."""
+        return {
+            "file": self.file,
+            "text": self.text,
+            "confidence": self.confidence,
+            "sure": self.sure,
+            "digits": [
+                {
+                    "digit": digit.digit,
+                    "confidence": digit.confidence,
+                    "sure": digit.sure,
+                    "probabilities": list(digit.probabilities),
+                    "box": list(digit.box),
+                }
+                for digit in self.digits
+            ],
+        }
+
+
+def predict(
+    source: Source,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    framework: str = NUMPY,
+    single: bool = False,
+) -> Prediction:
+    """Read the digits in one picture: a path, a file's bytes, an array or a PIL image.
+
+    ``model`` is a checkpoint, by default the one inside this package. ``single`` takes all ink as
+    one digit. For many pictures a `Reader` loads its model once. Raises `PictureError` for what is
+    no picture or shows no digit, `CheckpointError` for a bad model.
+    """
+    reader = Reader(Path(model) if model is not None else None, framework=framework)
+    (answer,) = reader.read([source], single=single)
+    if isinstance(answer, PictureError):
+        raise answer
+    return answer
+
+
+def find_pictures(name: str) -> list[str]:
+    """Return the files that a name given on the command line stands for, sorted.
+
+    A folder stands for the pictures in it and below it, a pattern such as ``scans/*.png`` for what
+    it matches. Raises `PictureError` if there is none.
+    """
+    if Path(name).is_dir():
+        found = [
+            str(path)
+            for path in sorted(Path(name).rglob("*"))
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        ]
+        if not found:
+            raise PictureError(f"a folder without pictures ({', '.join(sorted(SUFFIXES))})")
+        return found
+    if Path(name).exists() or not glob.has_magic(name):
+        return [name]  # what is not there is reported when it is read
+    matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  # Path.glob is for one folder
+    found = [path for path in matches if Path(path).is_file()]
+    if not found:
+        raise PictureError("no file matches this pattern")
+    return found
+
+
+class Reader:
+    """Reads pictures with one model."""
+
+    def __init__(
+        self,
+        model: Path | None = None,
+        *,
+        framework: str = NUMPY,
+        threads: int | None = None,
+        device: str = "auto",
+    ) -> None:
+        """``threads`` compute the network; by default one for each core."""
+        # Not by its entry point: to look through those of all installed packages takes longer than
+        # to read a picture.
+        from mnist_cli.adapters.numpy_adapter import adapter
+
+        self._path = model or PRETRAINED
+        self._model = checkpoint.load(self._path)
+        self._framework = framework
+        self._device = device
+        self._threads = threads or available_cores()
+        # Whatever the framework, NumPy helps to tell touching digits from wide ones.
+        self._classifier = adapter.build(
+            self._model.spec, self._model.config, device="cpu", threads=self._threads
+        )
+        self._classifier.import_weights(self._model.weights)
+
+    def read(
+        self, sources: Iterable[Source], *, single: bool = False
+    ) -> Iterator[Prediction | PictureError]:
+        """Yield what each source shows, or why it cannot be read, in order.
+
+        With NumPy, memory does not grow with the number of sources. Another framework gets all
+        digits at once, since each start of its process takes seconds: 784 bytes a digit are kept.
+        """
+        prepared = self._prepared(sources, single=single)
+        size = _BATCH if self._framework == NUMPY else None
+        while batch := list(islice(prepared, size)):
+            images = [
+                digit.image for _, found in batch if isinstance(found, list) for digit in found
+            ]
+            logits: Iterator[Array] = iter(
+                self._logits(np.array(images, np.uint8)) if images else []
+            )
+            for source, found in batch:
+                if isinstance(found, PictureError):
+                    yield found
+                else:
+                    rows = np.array([next(logits) for _ in found])
+                    yield _prediction(source, found, rows)
+
+    def _prepared(
+        self, sources: Iterable[Source], *, single: bool
+    ) -> Iterator[tuple[Source, Found]]:
+        """Yield each source with its digits, prepared.
+
+        One after the other: the work on a small picture is many short calls, and Python threads
+        spend more time waiting for each other than they save (preparation of MNIST arrays alone:
+        1,100 a second in two threads, 1,800 in one). On a large one OpenCV uses all cores itself.
+        """
+
+        def prepare_one(source: Source) -> Found:
+            try:
+                return prepare(source, single=single, classify=self._numpy_logits)
+            except PictureError as error:
+                return error
+            except MemoryError:
+                return PictureError("too large for this machine's memory; scale it down")
+
+        for source in sources:
+            yield source, prepare_one(source)
+
+    def _numpy_logits(self, images: Array) -> Array:
+        """Return logits (N, 10) of prepared images (N, 28, 28), uint8, by NumPy."""
+        return self._classifier.predict_logits(self._normalized(images))
+
+    def _normalized(self, images: Array) -> Array:
+        return recipe.normalize(images, mean=self._model.pixel_mean, std=self._model.pixel_std)
+
+    def _logits(self, images: Array) -> Array:
+        """Return logits (N, 10) of prepared images (N, 28, 28), uint8, by the chosen framework."""
+        if self._framework == NUMPY:
+            return self._numpy_logits(images)
+        import tempfile
+
+        from mnist_cli import worker
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "images.npy"
+            np.save(path, images)
+            job = worker.PredictJob(
+                framework=self._framework,
+                checkpoint=str(self._path),
+                threads=self._threads,
+                images=str(path),
+                device=self._device,
+            )
+            return np.array(worker.run(job, lambda _: None)["logits"], dtype=np.float32)
+
+
+Found: TypeAlias = "list[PreparedDigit] | PictureError"
+
+
+def _prediction(source: Source, prepared: list[PreparedDigit], logits: Array) -> Prediction:
+    """Return the answer for one picture; logits (N, 10) for its N digits."""
+    probabilities = evaluation.probabilities(logits / TEMPERATURE)
+    evidence = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    digits = []
+    text = ""
+    for number, (one, row) in enumerate(zip(prepared, probabilities, strict=True)):
+        digit = int(row.argmax())
+        confidence = float(row[digit])
+        sure = confidence >= SURE_PROBABILITY and float(evidence[number]) >= SURE_EVIDENCE
+        digits.append(Digit(digit, confidence, tuple(row.tolist()), one.box, sure, one.image))
+        if number and one.line != prepared[number - 1].line:
+            text += "\n"
+        text += str(digit)
+    file = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    return Prediction(file, text, tuple(digits))
