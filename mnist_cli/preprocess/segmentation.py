@@ -68,11 +68,12 @@ def group(ink: Ink, *, single: bool, evidence: Evidence | None) -> list[Piece]:
     if single:
         return [_union(pieces)]
     pieces = _with_fragments_joined(pieces, typical)
+    if evidence is not None:
+        pieces = _with_halves_joined(pieces, evidence)
     pieces = [piece for piece in pieces if not _is_small(piece, typical)]
     pieces = _without_scratches(pieces)
     if evidence is None:
         return pieces
-    pieces = _with_halves_joined(pieces, evidence)
     return [part for piece in pieces for part in _split(piece, ink, evidence)]
 
 
@@ -283,9 +284,7 @@ def _may_be_halves(first: Piece, second: Piece) -> bool:
     wide, high = whole[2] - whole[0], whole[3] - whole[1]
     gap_x = wide - first.width - second.width
     gap_y = high - first.height - second.height
-    return wide <= 1.1 * high and (
-        (gap_x <= 0.1 * high and gap_y < 0) or (gap_y <= 0.15 * high and gap_x < 0)
-    )
+    return wide <= 1.5 * high and gap_x <= 0.15 * high and gap_y <= 0.15 * high
 
 
 def _union_box(first: Box, second: Box) -> Box:
