@@ -56,7 +56,7 @@ OneDevice = Annotated[
 ]
 TargetAccuracy = Annotated[
     float | None,
-    typer.Option(help="Stop at the first epoch whose validation accuracy (0-1) reaches this."),
+    typer.Option(help="Stop once validation accuracy (0-1) reaches this; ten looks an epoch."),
 ]
 DatasetName = Annotated[
     str,

@@ -49,8 +49,8 @@ class TrainConfig:
 
     ``learning_rate`` is the peak of a one-cycle schedule that rises over the first
     ``warmup_fraction`` of all steps. ``target_accuracy`` (0-1), if given, ends training at the
-    first validation check that reaches it. With ``augment`` each epoch trains on pictures bent
-    anew. Raises `UsageError` for a number out of range.
+    first check on the validation images that reaches it; there are ten an epoch. With ``augment``
+    each epoch trains on pictures bent anew. Raises `UsageError` for a number out of range.
     """
 
     epochs: int = 5

@@ -29,7 +29,8 @@ class EpochRecord:
     """One epoch. Losses are means per image; accuracies are 0-1.
 
     ``train_seconds`` counts from the start of the run's training to the end of this epoch and,
-    as everywhere, leaves evaluation out; ``images_per_second`` is this epoch's own.
+    as everywhere, leaves evaluation out; ``images_per_second`` is this epoch's own. A target
+    accuracy may end a run's last epoch early.
     """
 
     epoch: int

@@ -26,6 +26,7 @@ Emit = Callable[[dict[str, Any]], None]
 _WARMUP_STEPS = STEPS_PER_CHUNK + 1  # a whole chunk and a short one, as every epoch has
 _WARMUP_IMAGES = 1000
 _SECONDS_BETWEEN_STEP_EVENTS = 0.1
+_CHECKS_PER_EPOCH = 10  # of a target accuracy
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ def fit(
     ``start`` holds the recipe, the weights and, when a run is resumed, the velocities and the
     epochs so far. After each epoch the state is written to ``path``, if given. Training seconds
     run from an epoch's first step to its last with the device synchronised at both ends; warm-up
-    and evaluation stand outside. Raises `DivergedError` when a loss is not a number; the
-    checkpoint of the epoch before stays.
+    and evaluation stand outside. A target accuracy is looked for ten times an epoch, outside the
+    clock, and the epoch that reaches it ends there. Raises `DivergedError` when a loss is not a
+    number; the checkpoint of the epoch before stays.
     """
     config = start.config
     count = len(data.train.labels)
@@ -94,7 +96,9 @@ def fit(
     evaluate_seconds = 0.0
     while not is_finished(state):
         before = state.history[-1].train_seconds if state.history else 0.0
-        losses, seconds = _train_epoch(classifier, data, state, rates=rates, emit=emit)
+        losses, seconds, check_seconds = _train_epoch(
+            classifier, data, state, rates=rates, emit=emit
+        )
         began = time.perf_counter()
         validation_logits = classifier.predict_logits(data.validation.images)
         validation_loss = cross_entropy(validation_logits, data.validation.labels)
@@ -109,7 +113,7 @@ def fit(
             test_loss=cross_entropy(test_logits, data.test.labels),
             test_accuracy=accuracy(test_logits, data.test.labels),
             train_seconds=before + seconds,
-            images_per_second=steps * config.batch_size / seconds,
+            images_per_second=len(losses) * config.batch_size / seconds,
         )
         state = replace(
             state,
@@ -117,7 +121,7 @@ def fit(
             weights=classifier.export_weights(),
             velocities=classifier.export_optimizer(),
         )
-        evaluate_seconds += time.perf_counter() - began
+        evaluate_seconds += check_seconds + time.perf_counter() - began
         if path is not None:
             # A finished model needs no velocities: it is for use, not for resuming.
             checkpoints.save(path, replace(state, velocities={}) if is_finished(state) else state)
@@ -129,8 +133,11 @@ def fit(
 
 def _train_epoch(
     classifier: Classifier, data: TrainingData, state: Checkpoint, *, rates: Array, emit: Emit
-) -> tuple[Array, float]:
-    """Train the epoch after ``state``; return its losses (steps,) and its seconds."""
+) -> tuple[Array, float, float]:
+    """Train the epoch after ``state``, or as much of it as its target accuracy needs.
+
+    Return its losses (steps,), its seconds, and those of looking for the target.
+    """
     config = state.config
     count = len(data.train.labels)
     epoch = len(state.history) + 1
@@ -140,6 +147,8 @@ def _train_epoch(
     images = _epoch_images(data, config, epoch)
     losses: list[Array] = []
     emitted_at = 0.0
+    next_check = steps / _CHECKS_PER_EPOCH
+    check_seconds = 0.0
 
     classifier.synchronize()
     began = time.perf_counter()
@@ -152,7 +161,16 @@ def _train_epoch(
         _require_finite(chunk, state, step=step + 1)
         losses.append(chunk)
         step += len(chunk)
-        seconds = time.perf_counter() - began
+        if config.target_accuracy is not None and next_check <= step - first_step < steps:
+            next_check += steps / _CHECKS_PER_EPOCH
+            classifier.synchronize()
+            check_began = time.perf_counter()
+            logits = classifier.predict_logits(data.validation.images)
+            reached = accuracy(logits, data.validation.labels) >= config.target_accuracy
+            check_seconds += time.perf_counter() - check_began
+            if reached:
+                break
+        seconds = time.perf_counter() - began - check_seconds
         if seconds - emitted_at > _SECONDS_BETWEEN_STEP_EVENTS:
             emitted_at = seconds
             emit(
@@ -166,7 +184,8 @@ def _train_epoch(
                 }
             )
     classifier.synchronize()
-    return np.concatenate(losses), time.perf_counter() - began
+    seconds = time.perf_counter() - began - check_seconds
+    return np.concatenate(losses), seconds, check_seconds
 
 
 def _epoch_images(data: TrainingData, config: TrainConfig, epoch: int) -> Array:

@@ -58,7 +58,7 @@ def main(framework: str, path: str) -> None:
             return classifier
 
         def train(  # type: ignore[no-untyped-def]
-            classifier, first: int, last: int, rates: np.ndarray = rates
+            classifier, first: int, last: int, rates: np.ndarray = rates, *, looks: bool = False
         ) -> np.ndarray:
             steps = slice(first, last)
             chunks = classifier.train_epoch(
@@ -67,7 +67,12 @@ def main(framework: str, path: str) -> None:
                 order=order.reshape(-1, 64)[steps].ravel(),
                 learning_rates=rates[steps],
             )
-            return np.concatenate(list(chunks))
+            losses = []
+            for chunk in chunks:
+                losses.append(chunk)
+                if looks:  # as for a target accuracy
+                    classifier.predict_logits(pictures)
+            return np.concatenate(losses)
 
         start = given_weights(spec)
         zeros = {name: np.zeros_like(array) for name, array in start.items()}
@@ -86,7 +91,7 @@ def main(framework: str, path: str) -> None:
         saved[f"{arch}/trained logits"] = classifier.predict_logits(pictures)
 
         again = fresh(start, zeros)
-        saved[f"{arch}/losses again"] = train(again, 0, STEPS)
+        saved[f"{arch}/losses again"] = train(again, 0, STEPS, looks=True)
 
         half = fresh(start, zeros)
         first = train(half, 0, STEPS // 2)

@@ -151,7 +151,7 @@ def test_training_in_two_halves_is_training_whole(
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_the_same_run_again_gives_the_same_losses(
+def test_the_same_run_again_with_looks_in_between_gives_the_same_losses(
     results: Results, framework: str, arch: str
 ) -> None:
     once, again = (results(framework)[f"{arch}/losses{suffix}"] for suffix in ("", " again"))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,24 @@ def test_warming_up_leaves_no_trace_in_the_weights(small_data: Path, tmp_path: P
     assert moved == pytest.approx(recipe.learning_rates(config, 22).sum(), rel=1e-5)
 
 
-def test_a_target_ends_training_at_the_epoch_that_reaches_it(
+def test_a_target_ends_training_within_the_epoch_that_reaches_it(
     small_data: Path, tmp_path: Path
 ) -> None:
-    record, _ = _train(_job(small_data, tmp_path, config={"target_accuracy": 0.3}))
-    assert len(record["history"]) == 1
+    job = _job(small_data, tmp_path, config={"target_accuracy": 0.3, "batch_size": 1})
+    record, _ = _train(job)
+    (row,) = record["history"]
+    assert row["validation_accuracy"] >= 0.3
+    # A tenth of the epoch's 440 steps, and then the rest of the chunk of 32.
+    assert row["images_per_second"] * row["train_seconds"] == pytest.approx(64)
+    assert checkpoint.load(tmp_path / "model.safetensors").velocities == {}  # it is finished
+    again, _ = _train(replace(job, resume=True))
+    assert again["history"] == record["history"]
+
+
+def test_a_target_out_of_reach_leaves_the_training_whole(small_data: Path, tmp_path: Path) -> None:
+    record, _ = _train(_job(small_data, tmp_path, config={"target_accuracy": 1.0}))
+    whole, _ = _train(_job(small_data, tmp_path / "whole"))
+    assert _without_times(record["history"]) == _without_times(whole["history"])
 
 
 def test_a_limit_trains_on_that_many_images(small_data: Path, tmp_path: Path) -> None:
