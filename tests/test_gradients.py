@@ -109,7 +109,7 @@ def conv(channels: int, filters: int) -> Conv:
 
 def dense(inputs: int, outputs: int) -> Dense:
     rng = np.random.default_rng(1)
-    weight = rng.standard_normal((outputs, inputs))
+    weight = rng.standard_normal((inputs, outputs))
     bias = rng.standard_normal(outputs)
     return Dense(weight, bias, np.empty_like(weight), np.empty_like(bias))
 

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from mnist_cli import architectures
 from mnist_cli.architectures import CLASSES, Array, Weights
 from mnist_cli.config import ModelSpec
+from mnist_cli.scratch.blocks import DirectBlock, Unstack, WinogradBlock
 from mnist_cli.scratch.layers import Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
 from mnist_cli.scratch.loss import softmax_cross_entropy
 from mnist_cli.scratch.optimizer import nesterov_step
@@ -46,8 +47,8 @@ class Parameters:
 
     Weights come first; the biases, from ``biases_start`` on, last. ``parameters[name]`` is the
     array as its layer works with it. It differs from the canonical one in the order of its numbers
-    only: the axes of a convolution are reversed, and the dense layer after the images reads them
-    flattened row, column, channel.
+    only: its axes are reversed, and the dense layer after the images reads them flattened row,
+    column, channel.
     """
 
     def __init__(self, spec: ModelSpec, dtype: DTypeLike) -> None:
@@ -59,7 +60,7 @@ class Parameters:
         self._arrays: dict[str, Array] = {}
         start = 0
         for name in sorted(shapes, key=lambda name: name.endswith(".bias")):
-            shape = shapes[name][::-1] if len(shapes[name]) == 4 else shapes[name]
+            shape = shapes[name][::-1]
             self._arrays[name] = self.vector[start : start + sizes[name]].reshape(shape)
             start += sizes[name]
 
@@ -72,13 +73,13 @@ class Parameters:
             source = canonical[name]
             if name in self._flattened_channels:
                 source = _swap(source, self._flattened_channels[name])
-            array[...] = source.T if source.ndim == 4 else source
+            array[...] = source.T
 
     def canonical(self) -> Weights:
         """Return copies of the arrays in their canonical layouts, C-contiguous."""
         weights: Weights = {}
         for name, array in self._arrays.items():
-            result = array.T if array.ndim == 4 else array
+            result = array.T
             if name in self._flattened_channels:
                 result = _swap(result, result.shape[1] // self._flattened_channels[name])
             weights[name] = np.array(result, order="C")
@@ -105,9 +106,9 @@ def _swap(weight: Array, groups: int) -> Array:
 class Replica:
     """The layers of one thread: the weights are everyone's, buffers and gradients its own."""
 
-    def __init__(self, spec: ModelSpec, weights: Parameters) -> None:
+    def __init__(self, spec: ModelSpec, weights: Parameters, *, plain: bool) -> None:
         self.gradients = Parameters(spec, weights.vector.dtype)
-        self._layers = list(_layers(spec, weights, self.gradients))
+        self._layers = list(_layers(spec, weights, self.gradients, plain=plain))
         self._max_chunk = MAX_CHUNK[spec.arch]
 
     def logits(self, images: Array) -> Array:
@@ -155,11 +156,12 @@ class Network:
         weight_decay: float = 0.0,
         threads: int = 1,
         dtype: DTypeLike = np.float32,
+        plain: bool = False,
     ) -> None:
         self.weights = Parameters(spec, dtype)
         self.velocities = Parameters(spec, dtype)
         self._momentum = momentum
-        self._replicas = [Replica(spec, self.weights) for _ in range(threads)]
+        self._replicas = [Replica(spec, self.weights, plain=plain) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         self._min_share, self._max_chunk = MIN_SHARE[spec.arch], MAX_CHUNK[spec.arch]
         # The optimiser's work: parts of the vector, each with its weight decay.
@@ -243,33 +245,38 @@ class Network:
         return [quietly(0), *(other.result() for other in others)]
 
 
-def _layers(spec: ModelSpec, weights: Parameters, gradients: Parameters) -> Iterator[Layer]:
+def _layers(
+    spec: ModelSpec, weights: Parameters, gradients: Parameters, *, plain: bool
+) -> Iterator[Layer]:
     """Yield the layers of ``spec``, working with the given weights, in the order to compute."""
+
+    def arrays(layer: architectures.Conv | architectures.Dense) -> tuple[Array, ...]:
+        names = f"{layer.name}.weight", f"{layer.name}.bias"
+        return tuple(parameters[name] for parameters in (weights, gradients) for name in names)
+
     plan = list(architectures.layers(spec))
-    for place in range(len(plan) - 1):
-        # First pool, then ReLU: the ReLU of the maximum is the maximum of the ReLUs, and a quarter
-        # of the work. The gradients agree too: a maximum above 0 has the same winner, and below
-        # nothing passes the ReLU in either order.
-        if plan[place : place + 2] == [architectures.Activation("relu"), architectures.MaxPool()]:
-            plan[place : place + 2] = reversed(plan[place : place + 2])
-    is_first = True
-    for layer in plan:
+    relu, pool = architectures.Activation("relu"), architectures.MaxPool()
+    blocks = 0
+    while plan:
+        layer = plan.pop(0)
         match layer:
-            case architectures.Conv() | architectures.Dense():
-                kind = Conv if isinstance(layer, architectures.Conv) else Dense
-                weight, bias = f"{layer.name}.weight", f"{layer.name}.bias"
-                yield kind(
-                    weights[weight],
-                    weights[bias],
-                    gradients[weight],
-                    gradients[bias],
-                    needs_input_gradient=not is_first,
-                )
-                is_first = False
-            case architectures.MaxPool():
-                yield MaxPool()
+            case architectures.Conv():
+                # First pool, then ReLU: the ReLU of the maximum is the maximum of the ReLUs, and a
+                # quarter of the work. The gradients agree too: a maximum above 0 has the same
+                # winner, and below nothing passes the ReLU in either order.
+                if [plan.pop(0), plan.pop(0)] != [relu, pool]:
+                    raise NotImplementedError("a convolution without ReLU and pool behind it")
+                if plain:
+                    yield Conv(*arrays(layer), needs_input_gradient=blocks > 0)
+                    yield MaxPool()
+                    yield Relu()
+                else:
+                    yield (WinogradBlock if blocks else DirectBlock)(*arrays(layer))
+                blocks += 1
+            case architectures.Dense():
+                yield Dense(*arrays(layer), needs_input_gradient=layer.name != "fc1" or blocks > 0)
             case architectures.Flatten():
-                yield Flatten()
+                yield Flatten() if plain or not blocks else Unstack()
             case architectures.Activation():
                 yield Relu() if layer.function == "relu" else Sigmoid()
 
