@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
@@ -15,19 +14,21 @@ from mnist_cli import architectures
 from mnist_cli.architectures import CLASSES, Array, Weights
 from mnist_cli.config import ModelSpec
 from mnist_cli.scratch.blocks import DirectBlock, Unstack, WinogradBlock
-from mnist_cli.scratch.layers import Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
+from mnist_cli.scratch.crew import Crew
+from mnist_cli.scratch.layers import Buffers, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
 from mnist_cli.scratch.loss import softmax_cross_entropy
-from mnist_cli.scratch.optimizer import nesterov_step
+from mnist_cli.scratch.optimizer import nesterov_step_by_product
 
-# Images that one thread takes: at least, for to wake a thread for fewer costs more than it gains;
-# and at most at a time, so that a larger batch takes more time, not more memory (the CNN's buffers
-# take about 0.6 MB an image).
-MIN_SHARE = {"cnn": 1, "mlp": 256}
+# Images that are worked on at a time, so that a larger batch takes more time, not more memory.
 MAX_CHUNK = {"cnn": 32, "mlp": 256}
-# Numbers that the optimiser changes at a time: its arrays of this length stay in the L2 cache.
-PARAMETER_CHUNK = 32_768
+# Numbers whose update is worth sharing out: fewer are updated before a helper has woken up.
+MIN_UPDATE = 131_072
 
 T = TypeVar("T")
+
+
+# Whoever asked for the loss sees that it is no number; warnings would say it again.
+_quietly = np.errstate(over="ignore", invalid="ignore")
 
 
 class Layer(Protocol):
@@ -51,12 +52,12 @@ class Parameters:
     column, channel.
     """
 
-    def __init__(self, spec: ModelSpec, dtype: DTypeLike) -> None:
+    def __init__(self, spec: ModelSpec, vector: Array) -> None:
+        self.vector = vector
         self._flattened_channels = dict(_flattened_channels(spec))
         shapes = architectures.parameter_shapes(spec)
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         self.biases_start = sum(size for name, size in sizes.items() if name.endswith(".weight"))
-        self.vector = np.zeros(sum(sizes.values()), dtype)
         self._arrays: dict[str, Array] = {}
         start = 0
         for name in sorted(shapes, key=lambda name: name.endswith(".bias")):
@@ -106,9 +107,17 @@ def _swap(weight: Array, groups: int) -> Array:
 class Replica:
     """The layers of one thread: the weights are everyone's, buffers and gradients its own."""
 
-    def __init__(self, spec: ModelSpec, weights: Parameters, *, plain: bool) -> None:
-        self.gradients = Parameters(spec, weights.vector.dtype)
-        self._layers = list(_layers(spec, weights, self.gradients, plain=plain))
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: Parameters,
+        gradients: Parameters,
+        *,
+        crew: Crew,
+        plain: bool,
+    ) -> None:
+        self.gradients = gradients
+        self._layers = list(_layers(spec, weights, gradients, crew=crew, plain=plain))
         self._max_chunk = MAX_CHUNK[spec.arch]
 
     def logits(self, images: Array) -> Array:
@@ -143,9 +152,13 @@ class Replica:
 class Network:
     """A network and its optimiser. The same seed, batches and ``threads`` give the same bits.
 
-    Each thread takes an equal share of every batch through a `Replica` of its own, and the
-    gradients of the shares are added in a fixed order. NumPy lets go of Python's lock while it
-    computes, so the threads do run side by side, provided that BLAS takes one thread for each.
+    There are two ways to share the work out to threads. In the CNN each takes an equal share of
+    every batch through a `Replica` of its own, and the gradients of the shares are added in a fixed
+    order. A batch of the MLP is over in less than half a millisecond, which two threads of some
+    thirty short calls each would spend waiting for Python's lock; so one thread takes the whole
+    batch through one replica, and only its large products are shared out.
+
+    ``plain`` computes with the layers of `layers` alone, the reference of the faster `blocks`.
     """
 
     def __init__(
@@ -158,21 +171,22 @@ class Network:
         dtype: DTypeLike = np.float32,
         plain: bool = False,
     ) -> None:
-        self.weights = Parameters(spec, dtype)
-        self.velocities = Parameters(spec, dtype)
-        self._momentum = momentum
-        self._replicas = [Replica(spec, self.weights, plain=plain) for _ in range(threads)]
-        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
-        self._min_share, self._max_chunk = MIN_SHARE[spec.arch], MAX_CHUNK[spec.arch]
-        # The optimiser's work: parts of the vector, each with its weight decay.
-        biases = slice(self.weights.biases_start, len(self.weights.vector))
-        starts = range(0, biases.start, PARAMETER_CHUNK)
-        self._parts = [
-            (slice(start, min(start + PARAMETER_CHUNK, biases.start)), weight_decay)
-            for start in starts
+        # One row for each kind of number, as the optimiser wants them: velocities, weights, and
+        # each replica's gradients.
+        replicas = threads if spec.arch == "cnn" else 1
+        self._state = np.zeros((2 + replicas, architectures.parameter_count(spec)), dtype)
+        self.velocities, self.weights, *gradients = (Parameters(spec, row) for row in self._state)
+        self._momentum, self._weight_decay = momentum, weight_decay
+        self._crew = Crew(threads)
+        # Work that is shared out cannot be shared out again.
+        crew = self._crew if replicas == 1 else Crew(1)
+        self._replicas = [
+            Replica(spec, self.weights, each, crew=crew, plain=plain) for each in gradients
         ]
-        self._parts.append((biases, 0.0))
+        self._buffers = [Buffers() for _ in range(threads)]
+        self._max_chunk = MAX_CHUNK[spec.arch]
 
+    @_quietly
     def train_step(
         self, images: Array, labels: Array, rows: Array, *, learning_rate: float
     ) -> float:
@@ -181,20 +195,25 @@ class Network:
         images (N, 28, 28), float; labels (N,), int, 0-9; rows (batch_size,), int.
         """
         loss, gradients = self._backpropagate(images, labels, rows)
-        threads = len(gradients)
+        state, biases_start = self._state[: 2 + len(gradients)], self.weights.biases_start
 
-        def update(thread: int) -> None:
-            for part, weight_decay in self._parts[thread::threads]:
-                nesterov_step(
-                    self.weights.vector[part],
-                    self.velocities.vector[part],
-                    [gradient.vector[part] for gradient in gradients],
-                    learning_rate=learning_rate,
-                    momentum=self._momentum,
-                    weight_decay=weight_decay,
-                )
+        def update(span: slice, thread: int, weight_decay: float) -> None:
+            nesterov_step_by_product(
+                state[:, span],
+                self._buffers[thread],
+                learning_rate=learning_rate,
+                momentum=self._momentum,
+                weight_decay=weight_decay,
+            )
 
-        self._on_threads(update, threads)
+        def update_weights(thread: int) -> None:
+            update(spans[thread], thread, self._weight_decay)
+
+        spans = self._crew.spans(biases_start)
+        if biases_start < MIN_UPDATE:
+            spans = [slice(0, biases_start)]
+        self._crew.run(update_weights, len(spans))
+        update(slice(biases_start, None), 0, 0.0)
         return loss
 
     def loss_and_gradients(self, images: Array, labels: Array) -> tuple[float, Weights]:
@@ -203,6 +222,7 @@ class Network:
         shares = [gradient.canonical() for gradient in gradients]
         return loss, {name: np.sum([share[name] for share in shares], axis=0) for name in shares[0]}
 
+    @_quietly
     def logits(self, images: Array) -> Array:
         """Return logits (N, 10), in the weights' dtype, for images (N, 28, 28), any N >= 0."""
         logits = np.empty((len(images), CLASSES), self.weights.vector.dtype)
@@ -213,14 +233,14 @@ class Network:
             for span in spans[thread::threads]:
                 logits[span] = self._replicas[thread].logits(images[span])
 
-        self._on_threads(predict, threads)
+        self._crew.run(predict, threads)
         return logits
 
     def _backpropagate(
         self, images: Array, labels: Array, rows: Array
     ) -> tuple[float, list[Parameters]]:
         """Return the mean loss of ``images[rows]``, and the gradients whose sum is the batch's."""
-        threads = min(len(self._replicas), max(1, len(rows) // self._min_share))
+        threads = min(len(self._replicas), max(1, len(rows)))
         spans = _spans(len(rows), threads)
 
         def share(thread: int) -> float:
@@ -228,25 +248,12 @@ class Network:
                 images, labels, rows[spans[thread]], batch_size=len(rows)
             )
 
-        losses = self._on_threads(share, threads)
+        losses = self._crew.run(share, threads)
         return sum(losses), [replica.gradients for replica in self._replicas[:threads]]
-
-    def _on_threads(self, work: Callable[[int], T], threads: int) -> list[T]:
-        """Return ``[work(0), ..., work(threads - 1)]``: the first done here, others in the pool."""
-
-        def quietly(thread: int) -> T:
-            # Whoever asked for the loss sees that it is no number; warnings would say it again.
-            with np.errstate(over="ignore", invalid="ignore"):
-                return work(thread)
-
-        if self._pool is None or threads < 2:
-            return [quietly(thread) for thread in range(threads)]
-        others = [self._pool.submit(quietly, thread) for thread in range(1, threads)]
-        return [quietly(0), *(other.result() for other in others)]
 
 
 def _layers(
-    spec: ModelSpec, weights: Parameters, gradients: Parameters, *, plain: bool
+    spec: ModelSpec, weights: Parameters, gradients: Parameters, *, crew: Crew, plain: bool
 ) -> Iterator[Layer]:
     """Yield the layers of ``spec``, working with the given weights, in the order to compute."""
 
@@ -274,7 +281,8 @@ def _layers(
                     yield (WinogradBlock if blocks else DirectBlock)(*arrays(layer))
                 blocks += 1
             case architectures.Dense():
-                yield Dense(*arrays(layer), needs_input_gradient=layer.name != "fc1" or blocks > 0)
+                is_first = layer.name == "fc1" and not blocks
+                yield Dense(*arrays(layer), needs_input_gradient=not is_first, crew=crew)
             case architectures.Flatten():
                 yield Flatten() if plain or not blocks else Unstack()
             case architectures.Activation():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnist_cli.architectures import Array
+from mnist_cli.scratch.layers import Buffers
 
 # Numbers that `nesterov_step_by_product` changes at a time: what it works out stays in the cache.
 CHUNK = 65_536
@@ -44,7 +45,12 @@ def nesterov_step(
 
 
 def nesterov_step_by_product(
-    state: Array, *, learning_rate: float, momentum: float, weight_decay: float
+    state: Array,
+    buffers: Buffers,
+    *,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
 ) -> None:
     """Take the step of `nesterov_step` on ``state`` (2 + shares, n), in place.
 
@@ -61,6 +67,7 @@ def nesterov_step_by_product(
     matrix = np.array([velocity, step], dtype=state.dtype)
     for start in range(0, count, CHUNK):
         part = state[:, start : start + CHUNK]
-        velocities, steps = matrix @ part
-        part[0] = velocities
-        part[1] -= steps
+        changes = buffers("changes", (2, part.shape[1]), state.dtype)
+        np.matmul(matrix, part, out=changes)
+        part[0] = changes[0]
+        part[1] -= changes[1]
