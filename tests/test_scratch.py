@@ -125,7 +125,7 @@ def test_the_same_run_twice_gives_the_same_bits(spec, threads):
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_threads_change_nothing_but_rounding(spec, monkeypatch):
-    monkeypatch.setattr("mnist_cli.scratch.crew.MIN_PRODUCT", 0)
+    monkeypatch.setattr("mnist_cli.scratch.network.MIN_SHARE", {"cnn": 1, "mlp": 1})
     one, two = classifier(spec, threads=1), classifier(spec, threads=2)
     # float32 rounds at 1e-7, which six steps let grow; a lost share would show in the first digit.
     np.testing.assert_allclose(train(one), train(two), rtol=1e-4)
@@ -233,17 +233,6 @@ def test_nesterov_step_by_product_is_the_plain_step(shares, momentum, weight_dec
     np.testing.assert_allclose(state[0], velocities, rtol=0, atol=1e-14)
     np.testing.assert_allclose(state[1], weights, rtol=0, atol=1e-14)
     np.testing.assert_array_equal(state[2:], gradients)
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("count", [1, 7, 64])
-def test_a_crew_shares_out_every_row_of_a_product(count, threads, monkeypatch):
-    monkeypatch.setattr("mnist_cli.scratch.crew.MIN_PRODUCT", 0)
-    rng = np.random.default_rng(5)
-    left, right = rng.standard_normal((count, 6)), rng.standard_normal((6, 5))
-    out = np.full((count, 5), np.nan)
-    Crew(threads).matmul(left, right, out)
-    np.testing.assert_allclose(out, left @ right, rtol=0, atol=1e-14)  # float64, six terms
 
 
 def test_a_crew_tells_an_error_and_works_on():

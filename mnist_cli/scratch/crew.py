@@ -1,9 +1,7 @@
-"""Threads that wait for work, and matrix products shared out to them.
+"""Threads that wait for work.
 
 NumPy lets go of Python's lock while it computes, so threads do run side by side, provided that BLAS
-itself takes one thread for each. BLAS's own threads could share the products, but they wait for
-one another without ever sleeping: beside any other busy program they were up to a hundred times
-slower than one thread.
+itself takes one thread for each.
 """
 
 from __future__ import annotations
@@ -16,14 +14,6 @@ from weakref import finalize
 
 import numpy as np
 
-from mnist_cli.architectures import Array
-
-# Multiplications in a product that is worth sharing: about 40 microseconds of one thread.
-MIN_PRODUCT = 2_000_000
-# What a helper takes of an equal share: it starts some 30 microseconds after it is called, and
-# whoever waits for it loses as much again.
-HELPER_SHARE = 0.8
-
 T = TypeVar("T")
 
 
@@ -34,7 +24,6 @@ class Crew:
     """
 
     def __init__(self, threads: int) -> None:
-        self.threads = threads
         self._queues: list[tuple[SimpleQueue[Any], SimpleQueue[Any]]] = []
         for _ in range(threads - 1):
             calls: SimpleQueue[Any] = SimpleQueue()
@@ -56,26 +45,6 @@ class Crew:
             if error is not None:
                 raise error
         return [*own, *(result for result, _ in others)]
-
-    def spans(self, count: int) -> list[slice]:
-        """Return a slice of ``range(count)`` for each thread; the caller's is the longest."""
-        # Of whole eights: the rows that BLAS works on at a time.
-        part = int(count * HELPER_SHARE / self.threads) // 8 * 8
-        own = count - part * (self.threads - 1)
-        starts = [own + part * helper for helper in range(self.threads - 1)]
-        return [slice(0, own), *(slice(start, start + part) for start in starts)]
-
-    def matmul(self, left: Array, right: Array, out: Array) -> None:
-        """Put ``left @ right``, (m, k) times (k, n), in ``out``, each thread some of its rows."""
-        if self.threads < 2 or left.size * right.shape[1] < MIN_PRODUCT:
-            np.matmul(left, right, out=out)
-            return
-        spans = self.spans(len(left))
-
-        def product(thread: int) -> None:
-            np.matmul(left[spans[thread]], right, out=out[spans[thread]])
-
-        self.run(product, self.threads)
 
 
 def _serve(calls: SimpleQueue[Any], results: SimpleQueue[Any]) -> None:

@@ -24,7 +24,6 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike
 
 from mnist_cli.architectures import Array
-from mnist_cli.scratch.crew import Crew
 
 # Images (N, H, W, C) sorted by the place, (row, column), of a pixel in its 2x2 pooling window: four
 # arrays (N, H/2, W/2, C), in reading order.
@@ -75,45 +74,25 @@ class Dense(Weighted):
 
     Backwards: dW = x^T dy, db = the sum of dy over the batch, dx = dy W^T. W is the canonical
     weight transposed: so no product of a forward pass has a transpose, and BLAS is faster.
-    ``crew`` may share the products out to threads.
     """
-
-    def __init__(
-        self,
-        weight: Array,
-        bias: Array,
-        weight_gradient: Array,
-        bias_gradient: Array,
-        *,
-        needs_input_gradient: bool = True,
-        crew: Crew | None = None,
-    ) -> None:
-        super().__init__(
-            weight,
-            bias,
-            weight_gradient,
-            bias_gradient,
-            needs_input_gradient=needs_input_gradient,
-        )
-        self._matmul = (crew or Crew(1)).matmul
 
     def forward(self, inputs: Array) -> Array:
         """Return y (N, out) of x (N, in)."""
         self._inputs = inputs
         shape = (len(inputs), len(self.bias))
         outputs = self._buffers("outputs", shape, self.weight.dtype)
-        self._matmul(inputs, self.weight, outputs)
+        np.matmul(inputs, self.weight, out=outputs)
         outputs += self.bias
         return outputs
 
     def backward(self, gradient: Array) -> Array | None:
         """Return dx (N, in) of dy (N, out)."""
-        self._matmul(self._inputs.T, gradient, self.weight_gradient)
+        np.matmul(self._inputs.T, gradient, out=self.weight_gradient)
         np.sum(gradient, axis=0, out=self.bias_gradient)
         if not self.needs_input_gradient:
             return None
         input_gradient = self._buffers("input gradient", self._inputs.shape, self.weight.dtype)
-        self._matmul(gradient, self.weight.T, input_gradient)
+        np.matmul(gradient, self.weight.T, out=input_gradient)
         return input_gradient
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -19,13 +19,12 @@ from mnist_cli.scratch.layers import Buffers, Conv, Dense, Flatten, MaxPool, Rel
 from mnist_cli.scratch.loss import softmax_cross_entropy
 from mnist_cli.scratch.optimizer import nesterov_step_by_product
 
-# Images that are worked on at a time, so that a larger batch takes more time, not more memory.
+# Images that one thread takes: at least, for in short steps threads mostly wait for Python's lock;
+# and at most at a time, so that a larger batch takes more time, not more memory.
+MIN_SHARE = {"cnn": 1, "mlp": 256}
 MAX_CHUNK = {"cnn": 32, "mlp": 256}
-# Numbers whose update is worth sharing out: fewer are updated before a helper has woken up.
+# Numbers that one thread updates at least: fewer are done before another has woken up.
 MIN_UPDATE = 131_072
-
-T = TypeVar("T")
-
 
 # Whoever asked for the loss sees that it is no number; warnings would say it again.
 _quietly = np.errstate(over="ignore", invalid="ignore")
@@ -113,11 +112,10 @@ class Replica:
         weights: Parameters,
         gradients: Parameters,
         *,
-        crew: Crew,
         plain: bool,
     ) -> None:
         self.gradients = gradients
-        self._layers = list(_layers(spec, weights, gradients, crew=crew, plain=plain))
+        self._layers = list(_layers(spec, weights, gradients, plain=plain))
         self._max_chunk = MAX_CHUNK[spec.arch]
 
     def logits(self, images: Array) -> Array:
@@ -152,11 +150,8 @@ class Replica:
 class Network:
     """A network and its optimiser. The same seed, batches and ``threads`` give the same bits.
 
-    There are two ways to share the work out to threads. In the CNN each takes an equal share of
-    every batch through a `Replica` of its own, and the gradients of the shares are added in a fixed
-    order. A batch of the MLP is over in less than half a millisecond, which two threads of some
-    thirty short calls each would spend waiting for Python's lock; so one thread takes the whole
-    batch through one replica, and only its large products are shared out.
+    Each thread takes an equal share of every batch through a `Replica` of its own, and the
+    gradients of the shares are added in a fixed order.
 
     ``plain`` computes with the layers of `layers` alone, the reference of the faster `blocks`.
     """
@@ -173,18 +168,13 @@ class Network:
     ) -> None:
         # One row for each kind of number, as the optimiser wants them: velocities, weights, and
         # each replica's gradients.
-        replicas = threads if spec.arch == "cnn" else 1
-        self._state = np.zeros((2 + replicas, architectures.parameter_count(spec)), dtype)
+        self._state = np.zeros((2 + threads, architectures.parameter_count(spec)), dtype)
         self.velocities, self.weights, *gradients = (Parameters(spec, row) for row in self._state)
         self._momentum, self._weight_decay = momentum, weight_decay
         self._crew = Crew(threads)
-        # Work that is shared out cannot be shared out again.
-        crew = self._crew if replicas == 1 else Crew(1)
-        self._replicas = [
-            Replica(spec, self.weights, each, crew=crew, plain=plain) for each in gradients
-        ]
+        self._replicas = [Replica(spec, self.weights, each, plain=plain) for each in gradients]
         self._buffers = [Buffers() for _ in range(threads)]
-        self._max_chunk = MAX_CHUNK[spec.arch]
+        self._min_share, self._max_chunk = MIN_SHARE[spec.arch], MAX_CHUNK[spec.arch]
 
     @_quietly
     def train_step(
@@ -209,10 +199,9 @@ class Network:
         def update_weights(thread: int) -> None:
             update(spans[thread], thread, self._weight_decay)
 
-        spans = self._crew.spans(biases_start)
-        if biases_start < MIN_UPDATE:
-            spans = [slice(0, biases_start)]
-        self._crew.run(update_weights, len(spans))
+        threads = min(len(self._replicas), math.ceil(biases_start / MIN_UPDATE))
+        spans = _spans(biases_start, threads)
+        self._crew.run(update_weights, threads)
         update(slice(biases_start, None), 0, 0.0)
         return loss
 
@@ -240,7 +229,7 @@ class Network:
         self, images: Array, labels: Array, rows: Array
     ) -> tuple[float, list[Parameters]]:
         """Return the mean loss of ``images[rows]``, and the gradients whose sum is the batch's."""
-        threads = min(len(self._replicas), max(1, len(rows)))
+        threads = min(len(self._replicas), max(1, len(rows) // self._min_share))
         spans = _spans(len(rows), threads)
 
         def share(thread: int) -> float:
@@ -253,7 +242,7 @@ class Network:
 
 
 def _layers(
-    spec: ModelSpec, weights: Parameters, gradients: Parameters, *, crew: Crew, plain: bool
+    spec: ModelSpec, weights: Parameters, gradients: Parameters, *, plain: bool
 ) -> Iterator[Layer]:
     """Yield the layers of ``spec``, working with the given weights, in the order to compute."""
 
@@ -282,7 +271,7 @@ def _layers(
                 blocks += 1
             case architectures.Dense():
                 is_first = layer.name == "fc1" and not blocks
-                yield Dense(*arrays(layer), needs_input_gradient=not is_first, crew=crew)
+                yield Dense(*arrays(layer), needs_input_gradient=not is_first)
             case architectures.Flatten():
                 yield Flatten() if plain or not blocks else Unstack()
             case architectures.Activation():
