@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Crew:
     """The caller's own thread and ``threads - 1`` helpers.
 
-    Only the thread that made it may call it, and not from within work.
+    One call at a time, and none from within work.
     """
 
     def __init__(self, threads: int) -> None:
