@@ -34,14 +34,16 @@ def digits(count: int, *, dtype: type = np.float64) -> tuple[np.ndarray, np.ndar
     return images, rng.integers(0, 10, count)
 
 
-def network(name: str, *, dtype: type = np.float64, threads: int = 1) -> Network:
+def network(
+    name: str, *, dtype: type = np.float64, threads: int = 1, plain: bool = False
+) -> Network:
     """A network with random weights; random biases too, for at 0 whole channels sit on a kink."""
     rng = np.random.default_rng(5)
     weights = initial_weights(SPECS[name], rng)
     for key, array in weights.items():
         if key.endswith(".bias"):
             array += 0.1 * rng.standard_normal(array.shape, dtype=np.float32)
-    built = Network(SPECS[name], dtype=dtype, threads=threads)
+    built = Network(SPECS[name], dtype=dtype, threads=threads, plain=plain)
     built.weights.load(weights)
     return built
 
@@ -109,7 +111,7 @@ def conv(channels: int, filters: int) -> Conv:
 
 def dense(inputs: int, outputs: int) -> Dense:
     rng = np.random.default_rng(1)
-    weight = rng.standard_normal((outputs, inputs))
+    weight = rng.standard_normal((inputs, outputs))
     bias = rng.standard_normal(outputs)
     return Dense(weight, bias, np.empty_like(weight), np.empty_like(bias))
 
@@ -219,6 +221,35 @@ def test_loss_and_gradients_agree_with_pytorch(name, dtype, tolerance):
     for key in expected:
         assert gradients[key].shape == expected[key].shape
         assert_close(gradients[key], expected[key], tolerance)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    # As against PyTorch: the same sums in another order, Winograd's among them.
+    [pytest.param(np.float64, 1e-12, id="float64"), pytest.param(np.float32, 1e-5, id="float32")],
+)
+@pytest.mark.parametrize("count", [1, 5, 16])
+def test_blocks_agree_with_the_plain_layers(count, dtype, tolerance):
+    images, labels = digits(count, dtype=dtype)
+    fast, plain = (network("cnn", dtype=dtype, plain=plain) for plain in (False, True))
+    # Twice: the second time every buffer holds what the first one left.
+    for _ in range(2):
+        assert_close(fast.logits(images), plain.logits(images), tolerance)
+        loss, gradients = fast.loss_and_gradients(images, labels)
+        expected_loss, expected = plain.loss_and_gradients(images, labels)
+        assert loss == pytest.approx(expected_loss, rel=tolerance)
+        for key in expected:
+            assert_close(gradients[key], expected[key], tolerance)
+
+
+def test_blocks_give_the_gradient_to_the_first_of_equals():
+    # A blank picture ties every window. Then all of the gradient stems from the first place.
+    fast, plain = (network("cnn", plain=plain) for plain in (False, True))
+    images, labels = np.full((3, 28, 28), BACKGROUND), np.array([0, 4, 9])
+    _, gradients = fast.loss_and_gradients(images, labels)
+    _, expected = plain.loss_and_gradients(images, labels)
+    for key in expected:
+        assert_close(gradients[key], expected[key], 1e-12)  # float64
 
 
 def test_pool_gives_the_gradient_to_the_first_of_equals():

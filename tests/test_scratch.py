@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +18,11 @@ from mnist_cli.architectures import parameter_count, parameter_shapes
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.recipe import starting_weights
-from mnist_cli.scratch.layers import PLACES, Conv, Sigmoid
+from mnist_cli.scratch.crew import Crew
+from mnist_cli.scratch.layers import PLACES, Buffers, Conv, Sigmoid
 from mnist_cli.scratch.loss import softmax_cross_entropy
 from mnist_cli.scratch.network import Network
-from mnist_cli.scratch.optimizer import nesterov_step
+from mnist_cli.scratch.optimizer import nesterov_step, nesterov_step_by_product
 
 CNN, MLP = ModelSpec("cnn"), ModelSpec("mlp")
 SPECS = [CNN, MLP, ModelSpec("mlp", "sigmoid")]
@@ -215,6 +218,46 @@ def test_nesterov_step_adds_the_shares_of_the_gradient():
     # By hand: g = (0.41, 0.58), v = 0.9 v + g = (0.86, 0.58), w -= 0.1 (g + 0.9 v). float64.
     np.testing.assert_allclose(v, [0.86, 0.58], rtol=1e-14)
     np.testing.assert_allclose(w, [1 - 0.1184, -2 - 0.1102], rtol=1e-14)
+
+
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.9, 5e-4), (0.0, 0.0), (0.9, 0.0)])
+@pytest.mark.parametrize("shares", [1, 2, 3])
+def test_nesterov_step_by_product_is_the_plain_step(shares, momentum, weight_decay, monkeypatch):
+    monkeypatch.setattr("mnist_cli.scratch.optimizer.CHUNK", 40)  # three parts of 100
+    state = np.random.default_rng(4).standard_normal((2 + shares, 100))
+    velocities, weights, *gradients = state.copy()
+    settings = {"learning_rate": 0.1, "momentum": momentum, "weight_decay": weight_decay}
+    nesterov_step(weights, velocities, gradients, **settings)
+    nesterov_step_by_product(state, Buffers(), **settings)
+    # float64, sums of five in another order
+    np.testing.assert_allclose(state[0], velocities, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(state[1], weights, rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(state[2:], gradients)
+
+
+def test_a_crew_tells_an_error_and_works_on():
+    crew = Crew(3)
+
+    def work(thread):
+        if thread == 1:
+            raise ValueError("helper")
+        return thread
+
+    with pytest.raises(ValueError, match="helper"):
+        crew.run(work, 3)
+    assert crew.run(lambda thread: 10 * thread, 3) == [0, 10, 20]
+
+
+def test_the_threads_of_a_crew_end_with_it():
+    before = set(threading.enumerate())
+    crew = Crew(4)
+    helpers = set(threading.enumerate()) - before
+    assert len(helpers) == 3
+    del crew
+    gc.collect()
+    for helper in helpers:
+        helper.join(timeout=10)
+        assert not helper.is_alive()
 
 
 def test_huge_logits_do_not_overflow():

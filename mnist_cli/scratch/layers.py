@@ -32,18 +32,18 @@ Quarters: TypeAlias = Sequence[Array]
 
 
 class Buffers:
-    """Arrays by name, kept from call to call and replaced only by larger ones."""
+    """Memory by name, kept from call to call and replaced only by more."""
 
     def __init__(self) -> None:
-        self._arrays: dict[str, Array] = {}
+        self._memory: dict[str, Array] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """Return an array of ``shape``: zeros at first, later what was last written there."""
-        array = self._arrays.get(name)
-        if array is None or len(array) < shape[0] or array.shape[1:] != shape[1:]:
-            array = self._arrays[name] = np.zeros(shape, dtype)
-        part: Array = array[: shape[0]]
-        return part
+        """Return a C-contiguous array of ``shape``; what stands in it is of an earlier call."""
+        size = math.prod(shape)
+        memory = self._memory.get(name)
+        if memory is None or memory.size < size:
+            memory = self._memory[name] = np.empty(size, dtype)
+        return memory[:size].reshape(shape)
 
 
 class Weighted:
@@ -70,29 +70,29 @@ class Weighted:
 
 
 class Dense(Weighted):
-    """A fully connected layer: y = x W^T + b, with W (out, in) and b (out,).
+    """A fully connected layer: y = x W + b, with W (in, out) and b (out,).
 
-    Backwards: dW = dy^T x, db = the sum of dy over the batch, dx = dy W.
+    Backwards: dW = x^T dy, db = the sum of dy over the batch, dx = dy W^T. W is the canonical
+    weight transposed: so no product of a forward pass has a transpose, and BLAS is faster.
     """
 
     def forward(self, inputs: Array) -> Array:
         """Return y (N, out) of x (N, in)."""
         self._inputs = inputs
-        # Worked out as y^T = W x^T, because BLAS reads W faster along its rows.
-        shape = (len(self.bias), len(inputs))
-        outputs: Array = self._buffers("outputs", shape, self.weight.dtype).T
-        np.matmul(inputs, self.weight.T, out=outputs)
+        shape = (len(inputs), len(self.bias))
+        outputs = self._buffers("outputs", shape, self.weight.dtype)
+        np.matmul(inputs, self.weight, out=outputs)
         outputs += self.bias
         return outputs
 
     def backward(self, gradient: Array) -> Array | None:
         """Return dx (N, in) of dy (N, out)."""
-        np.matmul(gradient.T, self._inputs, out=self.weight_gradient)
+        np.matmul(self._inputs.T, gradient, out=self.weight_gradient)
         np.sum(gradient, axis=0, out=self.bias_gradient)
         if not self.needs_input_gradient:
             return None
         input_gradient = self._buffers("input gradient", self._inputs.shape, self.weight.dtype)
-        np.matmul(gradient, self.weight, out=input_gradient)
+        np.matmul(gradient, self.weight.T, out=input_gradient)
         return input_gradient
 
 
@@ -253,8 +253,10 @@ class Conv(Weighted):
 def _fill_above_and_below(stack: Array) -> None:
     """Beside each pixel, ``stack[n, h, w, 1]``, put the one above it (0) and the one below (2).
 
-    Where there is none, at the edge of the image, the stack keeps the zeros it was made with.
+    Where there is none, at the edge of the image, put zeros.
     """
+    stack[:, :, 0] = stack[:, :, -1] = 0
+    stack[:, 0, :, 0] = stack[:, -1, :, 2] = 0
     stack[:, 1:, :, 0] = stack[:, :-1, :, 1]
     stack[:, :-1, :, 2] = stack[:, 1:, :, 1]
 

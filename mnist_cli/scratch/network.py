@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,19 +13,21 @@ from numpy.typing import DTypeLike
 from mnist_cli import architectures
 from mnist_cli.architectures import CLASSES, Array, Weights
 from mnist_cli.config import ModelSpec
-from mnist_cli.scratch.layers import Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
+from mnist_cli.scratch.blocks import DirectBlock, Unstack, WinogradBlock
+from mnist_cli.scratch.crew import Crew
+from mnist_cli.scratch.layers import Buffers, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
 from mnist_cli.scratch.loss import softmax_cross_entropy
-from mnist_cli.scratch.optimizer import nesterov_step
+from mnist_cli.scratch.optimizer import nesterov_step_by_product
 
-# Images that one thread takes: at least, for to wake a thread for fewer costs more than it gains;
-# and at most at a time, so that a larger batch takes more time, not more memory (the CNN's buffers
-# take about 0.6 MB an image).
+# Images that one thread takes: at least, for in short steps threads mostly wait for Python's lock;
+# and at most at a time, so that a larger batch takes more time, not more memory.
 MIN_SHARE = {"cnn": 1, "mlp": 256}
 MAX_CHUNK = {"cnn": 32, "mlp": 256}
-# Numbers that the optimiser changes at a time: its arrays of this length stay in the L2 cache.
-PARAMETER_CHUNK = 32_768
+# Numbers that one thread updates at least: fewer are done before another has woken up.
+MIN_UPDATE = 131_072
 
-T = TypeVar("T")
+# Whoever asked for the loss sees that it is no number; warnings would say it again.
+_quietly = np.errstate(over="ignore", invalid="ignore")
 
 
 class Layer(Protocol):
@@ -46,20 +47,20 @@ class Parameters:
 
     Weights come first; the biases, from ``biases_start`` on, last. ``parameters[name]`` is the
     array as its layer works with it. It differs from the canonical one in the order of its numbers
-    only: the axes of a convolution are reversed, and the dense layer after the images reads them
-    flattened row, column, channel.
+    only: its axes are reversed, and the dense layer after the images reads them flattened row,
+    column, channel.
     """
 
-    def __init__(self, spec: ModelSpec, dtype: DTypeLike) -> None:
+    def __init__(self, spec: ModelSpec, vector: Array) -> None:
+        self.vector = vector
         self._flattened_channels = dict(_flattened_channels(spec))
         shapes = architectures.parameter_shapes(spec)
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         self.biases_start = sum(size for name, size in sizes.items() if name.endswith(".weight"))
-        self.vector = np.zeros(sum(sizes.values()), dtype)
         self._arrays: dict[str, Array] = {}
         start = 0
         for name in sorted(shapes, key=lambda name: name.endswith(".bias")):
-            shape = shapes[name][::-1] if len(shapes[name]) == 4 else shapes[name]
+            shape = shapes[name][::-1]
             self._arrays[name] = self.vector[start : start + sizes[name]].reshape(shape)
             start += sizes[name]
 
@@ -72,13 +73,13 @@ class Parameters:
             source = canonical[name]
             if name in self._flattened_channels:
                 source = _swap(source, self._flattened_channels[name])
-            array[...] = source.T if source.ndim == 4 else source
+            array[...] = source.T
 
     def canonical(self) -> Weights:
         """Return copies of the arrays in their canonical layouts, C-contiguous."""
         weights: Weights = {}
         for name, array in self._arrays.items():
-            result = array.T if array.ndim == 4 else array
+            result = array.T
             if name in self._flattened_channels:
                 result = _swap(result, result.shape[1] // self._flattened_channels[name])
             weights[name] = np.array(result, order="C")
@@ -105,9 +106,16 @@ def _swap(weight: Array, groups: int) -> Array:
 class Replica:
     """The layers of one thread: the weights are everyone's, buffers and gradients its own."""
 
-    def __init__(self, spec: ModelSpec, weights: Parameters) -> None:
-        self.gradients = Parameters(spec, weights.vector.dtype)
-        self._layers = list(_layers(spec, weights, self.gradients))
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: Parameters,
+        gradients: Parameters,
+        *,
+        plain: bool,
+    ) -> None:
+        self.gradients = gradients
+        self._layers = list(_layers(spec, weights, gradients, plain=plain))
         self._max_chunk = MAX_CHUNK[spec.arch]
 
     def logits(self, images: Array) -> Array:
@@ -143,8 +151,9 @@ class Network:
     """A network and its optimiser. The same seed, batches and ``threads`` give the same bits.
 
     Each thread takes an equal share of every batch through a `Replica` of its own, and the
-    gradients of the shares are added in a fixed order. NumPy lets go of Python's lock while it
-    computes, so the threads do run side by side, provided that BLAS takes one thread for each.
+    gradients of the shares are added in a fixed order.
+
+    ``plain`` computes with the layers of `layers` alone, the reference of the faster `blocks`.
     """
 
     def __init__(
@@ -155,22 +164,19 @@ class Network:
         weight_decay: float = 0.0,
         threads: int = 1,
         dtype: DTypeLike = np.float32,
+        plain: bool = False,
     ) -> None:
-        self.weights = Parameters(spec, dtype)
-        self.velocities = Parameters(spec, dtype)
-        self._momentum = momentum
-        self._replicas = [Replica(spec, self.weights) for _ in range(threads)]
-        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        # One row for each kind of number, as the optimiser wants them: velocities, weights, and
+        # each replica's gradients.
+        self._state = np.zeros((2 + threads, architectures.parameter_count(spec)), dtype)
+        self.velocities, self.weights, *gradients = (Parameters(spec, row) for row in self._state)
+        self._momentum, self._weight_decay = momentum, weight_decay
+        self._crew = Crew(threads)
+        self._replicas = [Replica(spec, self.weights, each, plain=plain) for each in gradients]
+        self._buffers = [Buffers() for _ in range(threads)]
         self._min_share, self._max_chunk = MIN_SHARE[spec.arch], MAX_CHUNK[spec.arch]
-        # The optimiser's work: parts of the vector, each with its weight decay.
-        biases = slice(self.weights.biases_start, len(self.weights.vector))
-        starts = range(0, biases.start, PARAMETER_CHUNK)
-        self._parts = [
-            (slice(start, min(start + PARAMETER_CHUNK, biases.start)), weight_decay)
-            for start in starts
-        ]
-        self._parts.append((biases, 0.0))
 
+    @_quietly
     def train_step(
         self, images: Array, labels: Array, rows: Array, *, learning_rate: float
     ) -> float:
@@ -179,20 +185,24 @@ class Network:
         images (N, 28, 28), float; labels (N,), int, 0-9; rows (batch_size,), int.
         """
         loss, gradients = self._backpropagate(images, labels, rows)
-        threads = len(gradients)
+        state, biases_start = self._state[: 2 + len(gradients)], self.weights.biases_start
 
-        def update(thread: int) -> None:
-            for part, weight_decay in self._parts[thread::threads]:
-                nesterov_step(
-                    self.weights.vector[part],
-                    self.velocities.vector[part],
-                    [gradient.vector[part] for gradient in gradients],
-                    learning_rate=learning_rate,
-                    momentum=self._momentum,
-                    weight_decay=weight_decay,
-                )
+        def update(span: slice, thread: int, weight_decay: float) -> None:
+            nesterov_step_by_product(
+                state[:, span],
+                self._buffers[thread],
+                learning_rate=learning_rate,
+                momentum=self._momentum,
+                weight_decay=weight_decay,
+            )
 
-        self._on_threads(update, threads)
+        def update_weights(thread: int) -> None:
+            update(spans[thread], thread, self._weight_decay)
+
+        threads = min(len(self._replicas), math.ceil(biases_start / MIN_UPDATE))
+        spans = _spans(biases_start, threads)
+        self._crew.run(update_weights, threads)
+        update(slice(biases_start, None), 0, 0.0)
         return loss
 
     def loss_and_gradients(self, images: Array, labels: Array) -> tuple[float, Weights]:
@@ -201,6 +211,7 @@ class Network:
         shares = [gradient.canonical() for gradient in gradients]
         return loss, {name: np.sum([share[name] for share in shares], axis=0) for name in shares[0]}
 
+    @_quietly
     def logits(self, images: Array) -> Array:
         """Return logits (N, 10), in the weights' dtype, for images (N, 28, 28), any N >= 0."""
         logits = np.empty((len(images), CLASSES), self.weights.vector.dtype)
@@ -211,7 +222,7 @@ class Network:
             for span in spans[thread::threads]:
                 logits[span] = self._replicas[thread].logits(images[span])
 
-        self._on_threads(predict, threads)
+        self._crew.run(predict, threads)
         return logits
 
     def _backpropagate(
@@ -226,50 +237,43 @@ class Network:
                 images, labels, rows[spans[thread]], batch_size=len(rows)
             )
 
-        losses = self._on_threads(share, threads)
+        losses = self._crew.run(share, threads)
         return sum(losses), [replica.gradients for replica in self._replicas[:threads]]
 
-    def _on_threads(self, work: Callable[[int], T], threads: int) -> list[T]:
-        """Return ``[work(0), ..., work(threads - 1)]``: the first done here, others in the pool."""
 
-        def quietly(thread: int) -> T:
-            # Whoever asked for the loss sees that it is no number; warnings would say it again.
-            with np.errstate(over="ignore", invalid="ignore"):
-                return work(thread)
-
-        if self._pool is None or threads < 2:
-            return [quietly(thread) for thread in range(threads)]
-        others = [self._pool.submit(quietly, thread) for thread in range(1, threads)]
-        return [quietly(0), *(other.result() for other in others)]
-
-
-def _layers(spec: ModelSpec, weights: Parameters, gradients: Parameters) -> Iterator[Layer]:
+def _layers(
+    spec: ModelSpec, weights: Parameters, gradients: Parameters, *, plain: bool
+) -> Iterator[Layer]:
     """Yield the layers of ``spec``, working with the given weights, in the order to compute."""
+
+    def arrays(layer: architectures.Conv | architectures.Dense) -> tuple[Array, ...]:
+        names = f"{layer.name}.weight", f"{layer.name}.bias"
+        return tuple(parameters[name] for parameters in (weights, gradients) for name in names)
+
     plan = list(architectures.layers(spec))
-    for place in range(len(plan) - 1):
-        # First pool, then ReLU: the ReLU of the maximum is the maximum of the ReLUs, and a quarter
-        # of the work. The gradients agree too: a maximum above 0 has the same winner, and below
-        # nothing passes the ReLU in either order.
-        if plan[place : place + 2] == [architectures.Activation("relu"), architectures.MaxPool()]:
-            plan[place : place + 2] = reversed(plan[place : place + 2])
-    is_first = True
-    for layer in plan:
+    relu, pool = architectures.Activation("relu"), architectures.MaxPool()
+    blocks = 0
+    while plan:
+        layer = plan.pop(0)
         match layer:
-            case architectures.Conv() | architectures.Dense():
-                kind = Conv if isinstance(layer, architectures.Conv) else Dense
-                weight, bias = f"{layer.name}.weight", f"{layer.name}.bias"
-                yield kind(
-                    weights[weight],
-                    weights[bias],
-                    gradients[weight],
-                    gradients[bias],
-                    needs_input_gradient=not is_first,
-                )
-                is_first = False
-            case architectures.MaxPool():
-                yield MaxPool()
+            case architectures.Conv():
+                # First pool, then ReLU: the ReLU of the maximum is the maximum of the ReLUs, and a
+                # quarter of the work. The gradients agree too: a maximum above 0 has the same
+                # winner, and below nothing passes the ReLU in either order.
+                if [plan.pop(0), plan.pop(0)] != [relu, pool]:
+                    raise NotImplementedError("a convolution without ReLU and pool behind it")
+                if plain:
+                    yield Conv(*arrays(layer), needs_input_gradient=blocks > 0)
+                    yield MaxPool()
+                    yield Relu()
+                else:
+                    yield (WinogradBlock if blocks else DirectBlock)(*arrays(layer))
+                blocks += 1
+            case architectures.Dense():
+                is_first = layer.name == "fc1" and not blocks
+                yield Dense(*arrays(layer), needs_input_gradient=not is_first)
             case architectures.Flatten():
-                yield Flatten()
+                yield Flatten() if plain or not blocks else Unstack()
             case architectures.Activation():
                 yield Relu() if layer.function == "relu" else Sigmoid()
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from mnist_cli.architectures import Array
+from mnist_cli.scratch.layers import Buffers
+
+# Numbers that `nesterov_step_by_product` changes at a time: what it works out stays in the cache.
+CHUNK = 65_536
 
 
 def nesterov_step(
@@ -25,6 +31,8 @@ def nesterov_step(
     Nesterov's momentum in PyTorch's form: the step looks ahead along the new velocity, and the
     velocity does not contain the learning rate. ``gradients`` are the shares of the batch, added
     in the order given, so that the rounding is the same on every run.
+
+    This is the plain statement; training takes `nesterov_step_by_product`.
     """
     step = weights * weight_decay
     for gradient in gradients:
@@ -34,3 +42,32 @@ def nesterov_step(
     step += momentum * velocities
     step *= learning_rate
     weights -= step
+
+
+def nesterov_step_by_product(
+    state: Array,
+    buffers: Buffers,
+    *,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    """Take the step of `nesterov_step` on ``state`` (2 + shares, n), in place.
+
+    Its rows are the velocities, the weights, and each share's gradients. The step is linear in
+    them: the new velocities and what to take off the weights are two rows of numbers times these
+    rows. As a matrix product that is one pass over the memory in place of some ten.
+    """
+    rows, count = state.shape
+    velocity = np.ones(rows)  # all shares of the gradient count 1
+    velocity[:2] = momentum, weight_decay
+    # learning_rate * (g + momentum * v), with g = v - momentum * (the velocities before)
+    step = learning_rate * (1 + momentum) * velocity
+    step[0] = learning_rate * momentum * momentum
+    matrix = np.array([velocity, step], dtype=state.dtype)
+    for start in range(0, count, CHUNK):
+        part = state[:, start : start + CHUNK]
+        changes = buffers("changes", (2, part.shape[1]), state.dtype)
+        np.matmul(matrix, part, out=changes)
+        part[0] = changes[0]
+        part[1] -= changes[1]

@@ -1,0 +1,276 @@
+"""Convolution, bias, ReLU and 2x2 max-pool in one block each: the fast form of the CNN's front.
+
+A block computes what `layers.Conv`, `layers.MaxPool` and `layers.Relu` do in a row; they are the
+plain statement of it, and the tests hold the blocks to them. Three things make the blocks faster.
+
+*Layout.* Images are (H, W, N, C): the image's place in the batch stands beside the channel. The
+numbers of one pixel over the whole batch lie in a row of N C, so that taking every second column,
+or a row's neighbour, is a matter of long runs, and a list of pixels is a matrix without copying.
+
+*Bands.* A block works through its images a band of rows at a time, from the products to the
+pool, while the band is in the L2 cache. Of the four numbers in a pooling window only the maximum is
+kept, and which it was.
+
+*Order.* Bias and ReLU come after the pool: neither changes which number is the largest, and there
+is a quarter of the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from mnist_cli.architectures import Array
+from mnist_cli.scratch.layers import Buffers, Weighted
+
+# Winograd's F(2x2, 3x3) (Lavin and Gray, 2016, arXiv:1509.09308): four outputs of a 3x3
+# convolution from a 4x4 tile t by 16 products in place of 36,
+#     outputs = A ((G w G^T) * (B t B^T)) A^T,    with * number by number.
+# B is written out in `_to_tiles`.
+_A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+
+
+class _Block(Weighted):
+    """What both blocks share: the pool with bias and ReLU behind it, and their way back."""
+
+    _winners: Array  # (4, H/2, W/2, N, K), bool: which of its four numbers a window passed on
+    _outputs: Array  # (H/2, W/2, N, K)
+
+    def _start(self, rows: int, columns: int, count: int) -> None:
+        """Make room for the outputs of ``rows`` x ``columns`` windows of ``count`` images."""
+        shape = (rows, columns, count, len(self.bias))
+        self._winners = self._buffers("winners", (4, *shape), bool)
+        self._outputs = self._buffers("outputs", shape, self.weight.dtype)
+
+    def _pool(self, quarters: Array, band: slice) -> None:
+        """Pool a band of window rows; ``quarters`` (4, ...), one for each place, is used up."""
+        shape = self._outputs[band].shape
+        above_left, above_right, below_left, below_right = quarters.reshape(4, *shape)
+        one, two, three, four = self._winners[:, band]
+        # A knockout. ">=" lets the first of equals win, in reading order, as in PyTorch.
+        np.greater_equal(above_left, above_right, out=one)
+        np.greater_equal(below_left, below_right, out=three)
+        above = np.maximum(above_left, above_right, out=above_left)
+        below = np.maximum(below_left, below_right, out=below_left)
+        is_above = np.greater_equal(above, below, out=two)
+        np.maximum(above, below, out=self._outputs[band])
+        np.logical_or(is_above, three, out=four)
+        np.logical_not(four, out=four)
+        np.greater(three, is_above, out=three)  # for truth values a > b is: a and not b
+        np.logical_and(one, is_above, out=one)
+        np.greater(is_above, one, out=two)
+
+    def _add_bias_and_rectify(self) -> Array:
+        """Return max(maxima + bias, 0), in the maxima's place."""
+        rows, columns, count, filters = self._outputs.shape
+        # NumPy works run by run: N C long they take it far less time than C.
+        long_rows = self._outputs.reshape(rows * columns, count * filters)
+        long_rows += np.tile(self.bias, count)
+        np.maximum(long_rows, np.zeros_like(long_rows[0]), out=long_rows)
+        return self._outputs
+
+    def _rectify_backward(self, gradient: Array) -> None:
+        """Turn dy into the gradient in the maxima, and leave that in the bias."""
+        is_active = self._buffers("is active", gradient.shape, bool)
+        np.greater(self._outputs, 0, out=is_active)
+        np.multiply(gradient, is_active, out=gradient)
+        pixels = gradient.reshape(-1, len(self.bias))
+        # A sum by BLAS: NumPy would take the short rows one at a time.
+        np.matmul(np.ones(len(pixels), pixels.dtype), pixels, out=self.bias_gradient)
+
+    def _unpool(self, gradient: Array, band: slice) -> Array:
+        """Return the gradient in the quarters, (4, pixels of the band, K)."""
+        quarters = self._buffers("quarter gradients", (4, *gradient[band].shape), self.weight.dtype)
+        for quarter, is_winner in zip(quarters, self._winners[:, band], strict=True):
+            np.multiply(gradient[band], is_winner, out=quarter)
+        return quarters.reshape(4, -1, len(self.bias))
+
+
+class DirectBlock(_Block):
+    """The block on grey images, by im2col: with one channel there is little else to gain.
+
+    The weight is (3, 3, 1, K), as in `layers.Conv`. Nothing stands before it: there is no dx.
+    """
+
+    def forward(self, inputs: Array) -> Array:
+        """Return y (H/2, W/2, N, K) of x (N, H, W, 1)."""
+        count, height, width, _ = inputs.shape
+        dtype = self.weight.dtype
+        padded = self._buffers("padded", (height + 2, width + 2, count), dtype)
+        _pad(inputs[..., 0].transpose(1, 2, 0), padded)
+        # patches[a, b, j, i, h, w, n] = padded[2 h + a + i, 2 w + b + j, n]: what the weight [j, i]
+        # meets in the quarter at (a, b).
+        rows, columns = height // 2, width // 2
+        down, right, along = padded.strides
+        self._patches = self._buffers("patches", (2, 2, 3, 3, rows, columns, count), dtype)
+        self._patches[...] = as_strided(
+            padded,
+            shape=self._patches.shape,
+            strides=(down, right, right, down, 2 * down, 2 * right, along),
+            writeable=False,
+        )
+        self._start(rows, columns, count)
+        for band in _bands(rows, 2):
+            patches = self._band_of_patches(band)
+            shape = (4, patches.shape[2], len(self.bias))
+            quarters = self._buffers("quarters", shape, dtype)
+            np.matmul(patches.swapaxes(1, 2), self.weight.reshape(9, -1), out=quarters)
+            self._pool(quarters, band)
+        return self._add_bias_and_rectify()
+
+    def backward(self, gradient: Array) -> None:
+        """Leave dW and db of dy (H/2, W/2, N, K), which is used up."""
+        self._rectify_backward(gradient)
+        self.weight_gradient[...] = 0
+        for band in _bands(len(gradient), 2):
+            products = np.matmul(self._band_of_patches(band), self._unpool(gradient, band))
+            self.weight_gradient += products.sum(axis=0).reshape(self.weight.shape)
+
+    def _band_of_patches(self, band: slice) -> Array:
+        """Return (4, 9, pixels of the band), without copying."""
+        patches: Array = self._patches[:, :, :, :, band].reshape(4, 9, -1)
+        return patches
+
+
+class WinogradBlock(_Block):
+    """The block by Winograd's F(2x2, 3x3): 16 products where the plain convolution has 36.
+
+    The 2x2 outputs of a tile are just the window of the pool. For each of the 16 places in a tile
+    there is one matrix product, over the channels: (pixels, C) times (C, K). Back, every step is
+    the transpose of the one on the way there. The weight is (3, 3, C, K), as in `layers.Conv`.
+    """
+
+    def __init__(
+        self, weight: Array, bias: Array, weight_gradient: Array, bias_gradient: Array
+    ) -> None:
+        super().__init__(weight, bias, weight_gradient, bias_gradient)
+        # Both sides' matrices as one: (16, 9), for the weight's axes (j, i), and (4, 16).
+        self._weight_to_tile = np.einsum("pi, qj -> pqji", _G, _G).reshape(16, 9)
+        self._weight_to_tile = self._weight_to_tile.astype(weight.dtype)
+        self._tile_to_quarters = np.kron(_A, _A).astype(weight.dtype)
+
+    def forward(self, inputs: Array) -> Array:
+        """Return y (H/2, W/2, N, K) of x (H, W, N, C)."""
+        height, width, count, channels = inputs.shape
+        filters, dtype = len(self.bias), self.weight.dtype
+        rows, columns = height // 2, width // 2
+        padded = self._buffers("padded", (height + 2, width + 2, count, channels), dtype)
+        _pad(inputs, padded)
+        weight_tile = self._weight_to_tile @ self.weight.reshape(9, -1)
+        self._weight_tile = weight_tile.reshape(16, channels, filters)
+        self._tiles = self._buffers("tiles", (4, 4, rows, columns, count, channels), dtype)
+        halfway = self._buffers("halfway", (4, 1, width + 2, count, channels), dtype)
+        products = self._buffers("products", (16, columns * count, filters), dtype)
+        quarters = self._buffers("quarters", (4, columns * count * filters), dtype)
+        self._start(rows, columns, count)
+        for row in range(rows):
+            band = slice(row, row + 1)
+            # (4, W + 2, N, C), its rows made tiles, then its columns too
+            _to_tiles([padded[np.newaxis, 2 * row + k] for k in range(4)], halfway)
+            _to_tiles(
+                [halfway[:, :, k : k + width - 1 : 2] for k in range(4)],
+                self._tiles[:, :, band].swapaxes(0, 1),
+            )
+            np.matmul(self._band_of_tiles(band), self._weight_tile, out=products)
+            np.matmul(self._tile_to_quarters, products.reshape(16, -1), out=quarters)
+            self._pool(quarters, band)
+        return self._add_bias_and_rectify()
+
+    def backward(self, gradient: Array) -> Array:
+        """Return dx (H, W, N, C) of dy (H/2, W/2, N, K), which is used up; leave dW and db."""
+        rows, columns, count, filters = gradient.shape
+        channels, dtype = self.weight.shape[2], self.weight.dtype
+        self._rectify_backward(gradient)
+        turned = np.ascontiguousarray(self._weight_tile.swapaxes(1, 2))
+        products = self._buffers("products", (16, columns * count * filters), dtype)
+        tiles = self._buffers("tile gradients", (4, 4, 1, columns, count, channels), dtype)
+        halfway_shape = (4, rows, 2 * columns, count, channels)
+        halfway = self._buffers("halfway gradient", halfway_shape, dtype)
+        weight_part = self._buffers("weight part", self._weight_tile.shape, dtype)
+        weight_tile = self._buffers("weight tile gradient", self._weight_tile.shape, dtype)
+        weight_tile[...] = 0
+        for row in range(rows):
+            band = slice(row, row + 1)
+            quarters = self._unpool(gradient, band)
+            np.matmul(self._tile_to_quarters.T, quarters.reshape(4, -1), out=products)
+            pixels = products.reshape(16, columns * count, filters)
+            np.matmul(self._band_of_tiles(band).swapaxes(1, 2), pixels, out=weight_part)
+            weight_tile += weight_part
+            np.matmul(pixels, turned, out=tiles.reshape(16, columns * count, channels))
+            _from_tiles(
+                tiles.transpose(1, 3, 0, 2, 4, 5), halfway[:, band].transpose(2, 0, 1, 3, 4)
+            )
+        np.matmul(
+            self._weight_to_tile.T,
+            weight_tile.reshape(16, -1),
+            out=self.weight_gradient.reshape(9, -1),
+        )
+        input_shape = (2 * rows, 2 * columns, count, channels)
+        input_gradient = self._buffers("input gradient", input_shape, dtype)
+        _from_tiles(halfway, input_gradient)
+        return input_gradient
+
+    def _band_of_tiles(self, band: slice) -> Array:
+        """Return (16, pixels of the band, C), without copying."""
+        tiles: Array = self._tiles[:, :, band].reshape(16, -1, self._tiles.shape[-1])
+        return tiles
+
+
+class Unstack:
+    """(H, W, N, C) to (N, H W C), one row for each image, and back."""
+
+    def __init__(self) -> None:
+        self._buffers = Buffers()
+
+    def forward(self, inputs: Array) -> Array:
+        """Return a copy of x."""
+        height, width, count, channels = self._shape = inputs.shape
+        rows = self._buffers("rows", (count, height, width, channels), inputs.dtype)
+        rows[...] = inputs.transpose(2, 0, 1, 3)
+        return rows.reshape(count, -1)
+
+    def backward(self, gradient: Array) -> Array:
+        """Return a copy of dy."""
+        height, width, count, channels = self._shape
+        images = self._buffers("images", self._shape, gradient.dtype)
+        images[...] = gradient.reshape(count, height, width, channels).transpose(1, 2, 0, 3)
+        return images
+
+
+def _bands(rows: int, size: int) -> list[slice]:
+    """Return slices of ``size`` that cover ``range(rows)`` between them, the last maybe less."""
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _pad(images: Array, padded: Array) -> None:
+    """Copy (H, W, ...) into (H + 2, W + 2, ...), zeros around it."""
+    padded[0] = padded[-1] = 0
+    padded[:, 0] = padded[:, -1] = 0
+    padded[1:-1, 1:-1] = images
+
+
+def _to_tiles(lines: Sequence[Array], tiles: Array | Sequence[Array]) -> None:
+    """Multiply by B: ``tiles[p] = sum over k of B[p, k] lines[k]``, p and k from 0 to 3."""
+    zero, one, two, three = lines
+    np.subtract(zero, two, out=tiles[0])
+    np.add(one, two, out=tiles[1])
+    np.subtract(two, one, out=tiles[2])
+    np.subtract(one, three, out=tiles[3])
+
+
+def _from_tiles(tiles: Array, lines: Array) -> None:
+    """Multiply by B's transpose: turn dL/dtiles (4, U, ...) into dL/dlines (2 U, ...).
+
+    Tile u reads the lines 2 u - 1 to 2 u + 2. The outermost two are of the padding.
+    """
+    zero, one, two, three = tiles
+    even, odd = lines[::2], lines[1::2]
+    np.subtract(one, two, out=even)
+    even += three
+    even[1:] -= three[:-1]
+    np.add(one, two, out=odd)
+    odd -= zero
+    odd[:-1] += zero[1:]
