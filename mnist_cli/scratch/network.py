@@ -251,17 +251,14 @@ def _layers(
         return tuple(parameters[name] for parameters in (weights, gradients) for name in names)
 
     plan = list(architectures.layers(spec))
-    relu, pool = architectures.Activation("relu"), architectures.MaxPool()
+    pool, relu = architectures.MaxPool(), architectures.Activation("relu")
     blocks = 0
     while plan:
         layer = plan.pop(0)
         match layer:
             case architectures.Conv():
-                # First pool, then ReLU: the ReLU of the maximum is the maximum of the ReLUs, and a
-                # quarter of the work. The gradients agree too: a maximum above 0 has the same
-                # winner, and below nothing passes the ReLU in either order.
-                if [plan.pop(0), plan.pop(0)] != [relu, pool]:
-                    raise NotImplementedError("a convolution without ReLU and pool behind it")
+                if [plan.pop(0), plan.pop(0)] != [pool, relu]:
+                    raise NotImplementedError("a convolution without pool and ReLU behind it")
                 if plain:
                     yield Conv(*arrays(layer), needs_input_gradient=blocks > 0)
                     yield MaxPool()
