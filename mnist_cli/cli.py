@@ -14,7 +14,7 @@ import typer
 
 from mnist_cli import __version__
 from mnist_cli.config import ARCHITECTURES, DEVICES, ModelSpec, TrainConfig, require_choice
-from mnist_cli.errors import MnistError, UsageError
+from mnist_cli.errors import MnistError, OutputError, PictureError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,9 +168,7 @@ def evaluate(
     from mnist_cli.data.dataset import load_dataset
     from mnist_cli.records import require_writable
 
-    path = Path(model)
-    if not path.exists() and path.suffix == "":
-        path = results_dir / "models" / f"{model}.safetensors"
+    path = _model_path(model, results_dir)
     if framework is None:
         # A model may come from a framework that is not here: then NumPy reads it, as it can all.
         writer = checkpoint.load(path).framework
@@ -319,8 +317,11 @@ def predict(
         ),
     ],
     model: Annotated[
-        Path | None,
-        typer.Option(help="A .safetensors file.", show_default="the one inside this package"),
+        str | None,
+        typer.Option(
+            help="A .safetensors file, or the name of one in results/models.",
+            show_default="the one inside this package",
+        ),
     ] = None,
     framework: Framework = "numpy",
     single: Annotated[
@@ -346,21 +347,27 @@ def predict(
         raise UsageError("--csv and --json exclude each other. Leave one out.")
     if framework != prediction.NUMPY:  # which is always there; to look for others takes a while
         _framework(framework)
+    if save_plot is not None:
+        _require_png(save_plot)
     # Pillow warns of small faults in files; here a picture is read, or refused in a line.
     warnings.simplefilter("ignore")
     sources, failed = _sources(files)
     reader = prediction.Reader(
-        model, framework=framework, threads=_threads(threads), device=_device(device)
+        None if model is None else _model_path(model, Path("results")),
+        framework=framework,
+        threads=_threads(threads),
+        device=_device(device),
     )
     printer = _PredictionPrinter(as_csv=as_csv, as_json=as_json, show=show)
     plotted: list[tuple[str, str | bytes, Prediction]] = []
+    unread = 0
     began = time.perf_counter()
     with _reading_progress(len(sources)) as advance:
         answers = reader.read((source for _, source in sources), single=single)
         for (name, source), answer in zip(sources, answers, strict=True):
             advance()
             if isinstance(answer, MnistError):
-                failed += 1
+                unread += 1
                 _say_unread(name, answer)
                 continue
             printer.print(name, answer)
@@ -369,15 +376,15 @@ def predict(
     printer.close()
     seconds = time.perf_counter() - began
     if len(sources) > 1:
-        unread = f"; {failed:,} could not be read" if failed else ""
+        note = f"; {unread:,} could not be read" if unread else ""
         speed = f"{len(sources) / seconds:,.0f} a second"
-        _say(f"{len(sources):,} pictures in {seconds:.1f} s, {speed}{unread}")
+        _say(f"{len(sources):,} pictures in {seconds:.1f} s, {speed}{note}")
     if save_plot is not None and plotted:
         from mnist_cli import charts
 
-        charts.reading_chart(plotted, save_plot, pictures=len(sources) - failed)
+        charts.reading_chart(plotted, save_plot, pictures=len(sources) - unread)
         _say_written(save_plot)
-    if failed:
+    if failed or unread:
         raise typer.Exit(1)
 
 
@@ -489,22 +496,47 @@ def _sources(names: list[str]) -> tuple[list[tuple[str, str | bytes]], int]:
     for name in names:
         try:
             if name == "-":
+                if any(isinstance(source, bytes) for _, source in sources):
+                    raise PictureError("standard input holds one picture: name it once")
                 sources.append(("-", sys.stdin.buffer.read()))
             else:
-                sources += [(path, path) for path in find_pictures(name)]
+                sources += [(_printable(path), path) for path in find_pictures(name)]
         except MnistError as error:  # noqa: PERF203  # the other names are still looked at
             failed += 1
-            _say_unread(name, error)
+            _say_unread(_printable(name), error)
     return sources, failed
 
 
+def _model_path(model: str, results_dir: Path) -> Path:
+    """Return the file of a model given by its path, or by its name among the results."""
+    path = Path(model)
+    if not path.exists() and path.suffix == "":
+        return results_dir / "models" / f"{model}.safetensors"
+    return path
+
+
+def _require_png(path: Path) -> None:
+    """Raise, before a long job, if a chart cannot be written to ``path``."""
+    from mnist_cli.records import require_writable
+
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--save-plot draws a PNG: give a name that ends in .png, not {path}.")
+    if path.is_dir():
+        raise UsageError(f"--save-plot must be a file, not the folder {path}.")
+    try:
+        require_writable(path.parent)
+    except OutputError as error:
+        raise OutputError(f"Cannot write to {path.parent}. Choose another --save-plot.") from error
+
+
 def _say_unread(name: str, error: MnistError) -> None:
-    _say(" ".join(f"{_printable(name)}: {error}".split()))
+    _say(" ".join(f"{name}: {error}".split()))
 
 
 def _printable(name: str) -> str:
-    """Return a file's name with ``?`` for bytes that are no text."""
-    return name.encode("utf-8", "replace").decode("utf-8")
+    """Return a file's name with ``?`` for what is no text, or would move the cursor."""
+    text = name.encode("utf-8", "replace").decode("utf-8")
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 class _PredictionPrinter:
@@ -525,10 +557,11 @@ class _PredictionPrinter:
             if not self._printed:
                 writer.writerow(("file", "text", "confidence", "sure"))
             sure = "yes" if answer.sure else "no"
-            row = (_printable(name), answer.text, f"{answer.confidence:.4f}", sure)
+            text = answer.text.replace("\n", " / ")
+            row = (name, text, f"{answer.confidence:.4f}", sure)
             writer.writerow(row)
         else:
-            typer.echo("\n".join(_prediction_lines(_printable(name), answer)))
+            typer.echo("\n".join(_prediction_lines(name, answer)))
         if self._show:
             from mnist_cli import console
 

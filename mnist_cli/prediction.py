@@ -27,9 +27,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 
 from mnist_cli import checkpoint, evaluation, recipe
+from mnist_cli.adapters.base import Classifier
 from mnist_cli.architectures import CLASSES, Array
 from mnist_cli.errors import PictureError
 from mnist_cli.preprocess import PreparedDigit, prepare
@@ -187,16 +189,21 @@ class Reader:
         # to read a picture.
         from mnist_cli.adapters.numpy_adapter import adapter
 
+        def classifier_of(model: checkpoint.Checkpoint) -> Classifier:
+            built = adapter.build(model.spec, model.config, device="cpu", threads=self._threads)
+            built.import_weights(model.weights)
+            return built
+
         self._path = model or PRETRAINED
         self._model = checkpoint.load(self._path)
         self._framework = framework
         self._device = device
         self._threads = threads or available_cores()
-        # Whatever the framework, NumPy helps to tell touching digits from wide ones.
-        self._classifier = adapter.build(
-            self._model.spec, self._model.config, device="cpu", threads=self._threads
+        self._classifier = classifier_of(self._model)
+        # Whatever the model, the one in the package tells touching digits from wide ones.
+        self._segmenter = (
+            self._classifier if model is None else classifier_of(checkpoint.load(PRETRAINED))
         )
-        self._classifier.import_weights(self._model.weights)
 
     def read(
         self, sources: Iterable[Source], *, single: bool = False
@@ -213,7 +220,7 @@ class Reader:
                 digit.image for _, found in batch if isinstance(found, list) for digit in found
             ]
             logits: Iterator[Array] = iter(
-                self._logits(np.array(images, np.uint8)) if images else []
+                self.logits(np.array(images, np.uint8)) if images else []
             )
             for source, found in batch:
                 if isinstance(found, PictureError):
@@ -234,26 +241,27 @@ class Reader:
 
         def prepare_one(source: Source) -> Found:
             try:
-                return prepare(source, single=single, classify=self._numpy_logits)
+                return prepare(source, single=single, classify=self._segmenting_logits)
             except PictureError as error:
                 return error
             except MemoryError:
                 return PictureError("too large for this machine's memory; scale it down")
+            except (ArithmeticError, IndexError, ValueError, cv2.error) as error:
+                # A defect here should cost a folder of thousands one picture, not all.
+                return PictureError(f"cannot be prepared ({' '.join(str(error).split())})")
 
         for source in sources:
             yield source, prepare_one(source)
 
-    def _numpy_logits(self, images: Array) -> Array:
-        """Return logits (N, 10) of prepared images (N, 28, 28), uint8, by NumPy."""
-        return self._classifier.predict_logits(self._normalized(images))
+    def _segmenting_logits(self, images: Array) -> Array:
+        return self._segmenter.predict_logits(recipe.normalize(images))
 
-    def _normalized(self, images: Array) -> Array:
-        return recipe.normalize(images, mean=self._model.pixel_mean, std=self._model.pixel_std)
-
-    def _logits(self, images: Array) -> Array:
+    def logits(self, images: Array) -> Array:
         """Return logits (N, 10) of prepared images (N, 28, 28), uint8, by the chosen framework."""
         if self._framework == NUMPY:
-            return self._numpy_logits(images)
+            return self._classifier.predict_logits(
+                recipe.normalize(images, mean=self._model.pixel_mean, std=self._model.pixel_std)
+            )
         import tempfile
 
         from mnist_cli import worker

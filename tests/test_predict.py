@@ -19,11 +19,14 @@ from conftest import Outcome
 from PIL import Image
 
 import mnist_cli
-from mnist_cli import checkpoint, prediction
+from mnist_cli import checkpoint, prediction, recipe
 from mnist_cli.architectures import Array
+from mnist_cli.checkpoint import Checkpoint
+from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.data.dataset import Dataset, load_dataset
 from mnist_cli.errors import CheckpointError, PictureError
 from mnist_cli.prediction import PRETRAINED, Prediction, Reader
+from mnist_cli.records import EpochRecord
 
 Mnist = Callable[..., Outcome]
 
@@ -46,7 +49,7 @@ def mnist_data() -> Dataset:
 @pytest.fixture(scope="module")
 def own_accuracy(reader: Reader, mnist_data: Dataset) -> float:
     """The model's accuracy, in percent, on the test images as they are."""
-    logits = reader._logits(mnist_data.test_images)
+    logits = reader.logits(mnist_data.test_images)
     return 100 * float(np.mean(logits.argmax(axis=1) == mnist_data.test_labels))
 
 
@@ -326,6 +329,83 @@ def test_show_draws_what_the_network_saw(mnist: Mnist, pictures: Path) -> None:
     assert "█" in outcome.stderr
 
 
+def test_a_name_that_stands_for_nothing_is_no_unread_picture(
+    mnist: Mnist, pictures: Path, tmp_path: Path
+) -> None:
+    outcome = mnist("predict", pictures, tmp_path / "*.jpg")
+    assert outcome.exit_code == 1
+    assert "could not be read" not in outcome.stderr
+    assert outcome.stderr.count("no file matches") == 1
+
+
+def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_read(
+    mnist: Mnist, pictures: Path, tmp_path: Path
+) -> None:
+    for path, exit_code, said in (
+        (tmp_path / "plot.jpg", 2, "ends in .png"),
+        (tmp_path / "folder.png", 2, "must be a file"),
+        (pictures / "1.png" / "plot.png", 1, "Choose another --save-plot"),
+    ):
+        (tmp_path / "folder.png").mkdir(exist_ok=True)
+        outcome = mnist("predict", pictures / "1.png", "--save-plot", path)
+        assert outcome.exit_code == exit_code
+        assert outcome.stdout == ""
+        assert said in outcome.stderr
+        assert len(outcome.stderr.splitlines()) == 1
+
+
+def test_odd_names_take_one_line_and_can_be_drawn(
+    mnist: Mnist, pictures: Path, tmp_path: Path
+) -> None:
+    odd = pictures / "two\nlines \x1b[31m.png"
+    (pictures / "3.png").rename(odd)
+    os.rename(pictures / "4.png", os.fsencode(pictures) + b"/\xff.png")  # noqa: PTH104  # no text
+    outcome = mnist("predict", pictures, "--save-plot", tmp_path / "plot.png")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert len(outcome.stdout.splitlines()) == 10
+    assert "two?lines ?[31m.png: 3" in outcome.stdout
+    assert "?.png: 4" in outcome.stdout
+
+
+def test_a_defect_costs_one_picture_not_all(
+    reader: Reader, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(source: object, **options: object) -> object:
+        if source == pictures / "2.png":
+            raise ValueError("what\nnobody thought of")
+        return prepare(source, **options)  # type: ignore[arg-type]
+
+    prepare = prediction.prepare
+    monkeypatch.setattr(prediction, "prepare", broken)
+    answers = list(reader.read([pictures / f"{label}.png" for label in range(4)]))
+    assert [isinstance(answer, Prediction) for answer in answers] == [True, True, False, True]
+    assert str(answers[2]) == "cannot be prepared (what nobody thought of)"
+
+
+def test_another_model_reads_what_the_packages_model_found(
+    pictures: Path, tmp_path: Path, mnist: Mnist
+) -> None:
+    path = tmp_path / "mlp.safetensors"
+    spec = ModelSpec("mlp")
+    untrained = Checkpoint(
+        spec=spec,
+        config=TrainConfig(),
+        framework="numpy",
+        dataset="mnist",
+        dataset_sha256="",
+        train_images=0,
+        history=(EpochRecord(1, 2.3, 2.3, 0.1, 2.3, 0.1, 1.0, 1.0),),
+        weights=recipe.starting_weights(spec, 0),
+    )
+    checkpoint.save(path, untrained)
+    names = [np.asarray(Image.open(pictures / f"{label}.png")) for label in (1, 4, 7)]
+    Image.fromarray(np.hstack(names)).save(pictures / "147.png")
+    outcome = mnist("predict", pictures / "147.png", "--model", path, "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert len(outcome.document[0]["digits"]) == 3
+    assert outcome.document[0]["text"] != "147"
+
+
 def test_save_plot_draws_boxes_digits_and_probabilities(
     mnist: Mnist, pictures: Path, tmp_path: Path
 ) -> None:
@@ -335,6 +415,10 @@ def test_save_plot_draws_boxes_digits_and_probabilities(
     assert str(path) in outcome.stderr
     with Image.open(path) as image:
         assert image.width == 1600
+        drawn = np.asarray(image.convert("RGB"))
+    # Six pictures are drawn, each with a prepared digit: black squares beside white pages.
+    rows = (drawn[:, 400:].max(axis=2) < 10).mean(axis=1) > 0.03
+    assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= 6
 
 
 def test_a_text_has_lines_and_doubts_are_marked(
@@ -350,6 +434,8 @@ def test_a_text_has_lines_and_doubts_are_marked(
     outcome = mnist("predict", pictures / "page.png")
     assert "page.png: 1?2? / 7?4?  (" in outcome.stdout
     assert "not sure" in outcome.stdout
+    outcome = mnist("predict", pictures / "page.png", "--csv")
+    assert outcome.stdout.splitlines()[1].split(",")[1] == "12 / 74"
     outcome = mnist("predict", pictures / "page.png", "--json")
     assert outcome.document[0]["text"] == "12\n74"
     assert outcome.document[0]["sure"] is False

@@ -13,13 +13,19 @@ from mnist_cli.preprocess.opening import MIN_CONTRAST
 
 NO_DIGIT = "no digit found"
 MIN_DIGIT_PIXELS = 5  # a digit of fewer pixels in height and width cannot be told from a speck
+LARGE_SIDE = 100  # pixels; in smaller pictures neither sheets nor ruled lines are looked for
 
 _SMALL_SIDE = 256  # light and colour vary slowly: they are measured on a picture of this side
 # Of the strength of full ink: what belongs to a stroke.
 _WEAK = 0.2
+_STRONG = 0.4  # what some of it must reach
 _WEAK_CLEAN = 0.1  # in a picture that a program drew there is no noise to take for ink
-_LARGE_SIDE = 100  # pixels; in smaller pictures neither sheets nor ruled lines are looked for
 _LINES_SIDE = 500  # ruled lines are looked for in a picture of about this side
+_DRAWN_NOISE = 1 / 15  # of full ink: more than what saving a drawing as JPEG leaves on its paper
+_SHARP = 0.2  # of full ink: by so much strength changes over two small pixels at an edge
+_LEAST_CONTRAST = 0.08  # of the paper's light: fainter marks are stains and folds
+_LEAST_DEPTH = 12  # of 255: the same, of a bright sheet whose brightest parts might be chalk
+_TWO_TONES = 60  # of 255: the least difference of paper and ink in a close crop
 _EVEN_BORDER = 0.35  # of the picture's contrast: a border that varies less is all paper
 _FAINT_LINES = 1.6  # times as strong as ruled lines is ink that strength alone tells from them
 
@@ -29,12 +35,14 @@ class Ink:
     """The ink of a picture.
 
     ``strength`` (H, W) float32: paper 0, full ink 1. ``mask`` (H, W) bool: what belongs to
-    strokes. ``weak`` is the least strength of a stroke, ``floor`` what may still be paper,
-    ``least`` how many pixels a digit is long at the least.
+    strokes. ``strong`` (H, W) bool: what some of each stroke must reach. ``weak`` is the least
+    strength of a stroke, ``floor`` what may still be paper, ``least`` how many pixels a digit is
+    long at the least.
     """
 
     strength: Array
     mask: Array
+    strong: Array
     weak: float
     floor: float
     least: float
@@ -45,6 +53,8 @@ def find_ink(pixels: Array) -> Ink:
 
     Raises `PictureError` for a blank picture.
     """
+    if max(pixels.shape[:2]) < MIN_DIGIT_PIXELS:
+        raise PictureError(NO_DIGIT)
     sheet = _sheet(pixels)
     grey = _grey(pixels if sheet is None else _beyond(pixels, sheet))
     low, high = float(grey.min()), float(grey.max())
@@ -55,16 +65,24 @@ def find_ink(pixels: Array) -> Ink:
     distance = np.abs(grey - paper)
     on_paper = distance < abs(farthest - paper) / 2
     even = distance <= max(1.5, 0.02 * (high - low))
-    if np.count_nonzero(even) >= max(1, 0.75 * np.count_nonzero(on_paper)):
-        # Drawn by a program: as it is, so that MNIST's own pictures stay what they are.
-        strength = np.clip((paper - grey) / np.float32(paper - farthest), 0, 1)
-        noise = float(strength[even].std())
+    strength = np.clip((paper - grey) / np.float32(paper - farthest), 0, 1)
+    noise = float(strength[even].std()) if even.any() else 1.0
+    is_drawn = bool(
+        np.count_nonzero(even) >= 0.75 * np.count_nonzero(on_paper) and noise < _DRAWN_NOISE
+    )
+    if is_drawn:
+        # By a program: as it is, so that MNIST's own pictures stay what they are.
         weak, floor, least = max(_WEAK_CLEAN, 4 * noise), 3 * noise, float(MIN_DIGIT_PIXELS)
     else:
-        strength, noise = _strength_in_photo(grey)
+        found = _strength_in_photo(grey) or _strength_in_two_tones(grey, paper, farthest)
+        if found is None:
+            raise PictureError(NO_DIGIT)
+        strength, noise, sharp = found
         weak, floor = max(4 * noise, _WEAK), max(3 * noise, 0.15)
         least = max(MIN_DIGIT_PIXELS, 0.012 * max(grey.shape))  # grains and dust are smaller
-    return _without_rulings(Ink(strength, strength > weak, weak, floor, least))
+    strong = strength > _STRONG if is_drawn else (strength > _STRONG) & sharp
+    ink = Ink(strength, strength > weak, strong, weak, floor, least)
+    return _without_rulings(ink, is_drawn=is_drawn)
 
 
 # --- Colour to grey ------------------------------------------------------------------------------
@@ -115,7 +133,7 @@ def _border(grey: Array) -> Array:
 
 def _sheet(pixels: Array) -> Array | None:
     """Return where a bright sheet lies on something darker, (H, W) bool, or None."""
-    if min(pixels.shape[:2]) < _LARGE_SIDE:
+    if min(pixels.shape[:2]) < LARGE_SIDE:
         return None
     small = _at_most(pixels, _SMALL_SIDE)
     light = cv2.medianBlur(small if small.ndim == 2 else small.max(axis=2), 5)
@@ -166,10 +184,12 @@ def _beyond(pixels: Array, sheet: Array) -> Array:
 # --- Grey to strength of ink ---------------------------------------------------------------------
 
 
-def _strength_in_photo(grey: Array) -> tuple[Array, float]:
-    """Return the strength of ink (H, W), 0-1, and how much the paper's varies (deviation).
+def _strength_in_photo(grey: Array) -> tuple[Array, float, Array] | None:
+    """Return the strength of ink (H, W), 0-1, how much the paper's varies, and where it is sharp.
 
-    Light is divided out, since shadow dims ink and paper alike.
+    Light is divided out, since shadow dims ink and paper alike. What varies is a deviation. Sharp
+    (H, W), bool, is the neighbourhood of edges, which ink has and light has not. None, if nothing
+    stands out.
     """
     if max(grey.shape) >= 400:
         grey = cv2.GaussianBlur(grey, (3, 3), 0)  # the sensor's noise; strokes here are wider
@@ -177,6 +197,7 @@ def _strength_in_photo(grey: Array) -> tuple[Array, float]:
     if not _ink_is_dark(small):
         small, grey = 255 - small, 255 - grey
     light = np.maximum(_paper_light(small), 8)  # below 8 of 255 it is all noise
+    edges = cv2.morphologyEx(small, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) / light
     height, width = grey.shape
     strength = 1 - grey / cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
     # Half of a page or of its border is paper: the middle is paper's value, and what is spread
@@ -187,9 +208,29 @@ def _strength_in_photo(grey: Array) -> tuple[Array, float]:
     strength -= np.float32(middle)
     standing_out = strength[strength > max(5 * noise, 0.05)]
     if standing_out.size < MIN_DIGIT_PIXELS:
-        raise PictureError(NO_DIGIT)
+        return None
     full = float(np.percentile(standing_out, 98))
-    return np.clip(strength / full, 0, 1), noise / full
+    if full < max(_LEAST_CONTRAST, 8 * noise) or full * float(np.median(light)) < _LEAST_DEPTH:
+        return None
+    sharp = cv2.dilate((edges > _SHARP * full).astype(np.uint8), np.ones((5, 5), np.uint8))
+    sharp = cv2.resize(sharp, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.clip(strength / full, 0, 1), noise / full, np.asarray(sharp > 0)
+
+
+def _strength_in_two_tones(
+    grey: Array, paper: float, ink: float
+) -> tuple[Array, float, Array] | None:
+    """Return the same for a crop so close that paper is not the most of it, or None.
+
+    Then paper and ink must be told by tone alone: most pixels have one or the other.
+    """
+    if abs(paper - ink) < _TWO_TONES:
+        return None
+    tones = (grey - grey.min()) / np.ptp(grey)
+    if np.mean((tones > 0.3) & (tones < 0.7)) > 0.25:
+        return None
+    strength = np.clip((paper - grey) / np.float32(paper - ink), 0, 1)
+    return strength, 0.02, np.ones(grey.shape, dtype=bool)
 
 
 def _ink_is_dark(small: Array) -> bool:
@@ -203,7 +244,7 @@ def _ink_is_dark(small: Array) -> bool:
         paper = float(np.median(border))
         return bool(paper - low >= high - paper)
     side = max(small.shape)
-    reach = side // 6 if side >= _LARGE_SIDE else side // 2  # a close crop has thick strokes
+    reach = side // 6 if side >= LARGE_SIDE else side // 2  # a close crop has thick strokes
     around = cv2.medianBlur(small.astype(np.uint8), max(3, reach) | 1)
     away = small / np.maximum(around, 8) - 1
     return bool((away**3).sum() <= 0)
@@ -216,7 +257,9 @@ def _closed(small: Array) -> Array:
     square is twice as wide as one that is wide enough for most of the ink's contrast.
     """
     side = max(small.shape)
-    most = max(5, small.size // 1600)  # pixels: the darkest part of a small digit on a large page
+    most = min(
+        small.size, max(5, small.size // 1600)
+    )  # pixels: the darkest part of a small digit on a large page
 
     def closed(part: float) -> Array:
         reach = max(3, int(side / part)) | 1
@@ -251,9 +294,9 @@ def _paper_light(small: Array) -> Array:
 # --- Ruled and squared paper ---------------------------------------------------------------------
 
 
-def _without_rulings(ink: Ink) -> Ink:
+def _without_rulings(ink: Ink, *, is_drawn: bool) -> Ink:
     """Return the ink without the lines of ruled and squared paper."""
-    if min(ink.mask.shape) < _LARGE_SIDE:
+    if min(ink.mask.shape) < LARGE_SIDE:
         return ink
     mask, strength = ink.mask, ink.strength
     across = _long_lines(mask)
@@ -266,7 +309,7 @@ def _without_rulings(ink: Ink) -> Ink:
         line, stroke = (float(np.percentile(strength[part], 75)) for part in (lines, rest))
         if stroke > _FAINT_LINES * line:
             weak = float(np.sqrt(line * stroke))
-            return Ink(strength, strength > weak, weak, (line + weak) / 2, ink.least)
+            return Ink(strength, strength > weak, ink.strong, weak, (line + weak) / 2, ink.least)
     removed, high = _line_alone(mask & ~down, across)
     removed_down, wide = _line_alone((mask & ~across).T, down.T)
     removed |= removed_down.T | (mask & across & down)
@@ -276,10 +319,10 @@ def _without_rulings(ink: Ink) -> Ink:
     removed &= cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((1, wide), np.uint8)) == 0
     left = cv2.connectedComponentsWithStats((mask & ~removed).astype(np.uint8))[2][1:]
     sizes = left[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1, initial=0)
-    # A single stroke from edge to edge is a digit, not paper: then nothing else would be left.
-    if sizes.max(initial=0) < max(MIN_DIGIT_PIXELS, 0.08 * min(mask.shape)):
+    # Drawn by a program, a single stroke from edge to edge is a digit: nothing else would be left.
+    if is_drawn and sizes.max(initial=0) < max(MIN_DIGIT_PIXELS, 0.08 * min(mask.shape)):
         return ink
-    return Ink(strength, mask & ~removed, ink.weak, ink.floor, ink.least)
+    return Ink(strength, mask & ~removed, ink.strong, ink.weak, ink.floor, ink.least)
 
 
 def _long_lines(mask: Array) -> Array:

@@ -39,7 +39,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WebP")
 
 # A picture of 20,000 x 20,000 is still read; above it a file is refused by its header alone.
 MAX_PIXELS = 400_000_000
-# Pictures above this are decoded one at a time, so that threads do not add up their memory.
+# Pictures above this are decoded one at a time, so that a caller's threads do not add up memory.
 _LARGE_PIXELS = 40_000_000
 # A page of 40 lines has strokes of 2 pixels at this length of side; a phone's photo is shrunk.
 _WORKING_SIDE = 2000
@@ -49,6 +49,7 @@ MIN_CONTRAST = 8
 _EXIF_ORIENTATION = 0x0112
 _pillow_limit = threading.Lock()
 _one_large = threading.Lock()
+_one_silence = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +63,14 @@ class Picture:
 def open_picture(source: Source) -> Picture:
     """Return the upright pixels of a path, a file's bytes, an array or a PIL image.
 
-    Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); numbers in 0-1 or 0-255, others are
-    stretched. Raises `PictureError`.
+    Arrays are (H, W), (1, H, W), (H, W, 1), (H, W, 3) or (H, W, 4); numbers in 0-1 or 0-255,
+    others are stretched. Raises `PictureError`.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _decoded(source)
+        with _damage_told("picture"):
+            return _decoded(source)
     if not isinstance(source, (str, bytes, os.PathLike)):
         raise PictureError(
             f"expected a path, bytes, an array or a PIL image, not {type(source).__name__}"
@@ -94,15 +96,21 @@ def _from_file(file: IO[bytes]) -> Picture:
     kind = next((kind for magic, kind in _MAGIC if start.startswith(magic)), None)
     if kind is None or (kind == "WEBP" and start[8:12] != b"WEBP"):
         raise PictureError(f"not a picture ({', '.join(FORMATS)} are read)")
-    try:
+    with _damage_told(f"{kind} file"):
         with _any_size():
             image = Image.open(file, formats=(kind,))
         with image, _silenced() if kind == "TIFF" else nullcontext():
             return _decoded(image)
+
+
+@contextmanager
+def _damage_told(what: str) -> Iterator[None]:
+    try:
+        yield
     except PictureError:
         raise
-    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise PictureError(f"a damaged {kind} file ({_brief(error)})") from error
+    except Exception as error:  # damage makes Pillow's decoders raise almost anything
+        raise PictureError(f"a damaged {what} ({_brief(error)})") from error
 
 
 @contextmanager
@@ -119,19 +127,20 @@ def _any_size() -> Iterator[None]:
 @contextmanager
 def _silenced() -> Iterator[None]:
     """Keep libtiff from telling of faults on standard error, which it does past Python."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is no standard error
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with _one_silence:  # standard error is the whole process's
+        try:
+            kept = os.dup(2)
+        except OSError:  # there is no standard error
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def _brief(error: BaseException) -> str:
@@ -268,7 +277,7 @@ def _from_array(values: Array) -> Picture:
     elif low >= 0 and high <= 255:
         low, high = 0.0, 255.0
     if values.dtype != np.uint8 or high == 1:
-        values = _stretched(values.astype(np.float32), low, high)
+        values = _stretched(values.astype(np.float64), low, high)
     shrink = -(-max(width, height) // _WORKING_SIDE)
     if shrink > 1:
         size = (-(-width // shrink), -(-height // shrink))

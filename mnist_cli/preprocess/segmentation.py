@@ -11,7 +11,7 @@ import numpy as np
 
 from mnist_cli.architectures import Array
 from mnist_cli.errors import PictureError
-from mnist_cli.preprocess.ink import NO_DIGIT, Ink
+from mnist_cli.preprocess.ink import LARGE_SIDE, NO_DIGIT, Ink
 
 Box: TypeAlias = tuple[int, int, int, int]
 
@@ -19,7 +19,6 @@ Box: TypeAlias = tuple[int, int, int, int]
 # probabilities would not do: they only compare digits, and two that touch may look like a sure 3.
 Evidence: TypeAlias = "Callable[[Sequence[Piece]], Array]"
 
-_STRONG = 0.4  # of full ink: what some of a stroke must reach
 _SPECK = 0.08  # of a digit's height: smaller pieces are dirt
 _MOST_STROKES = 4.5  # met by a line through a digit, on average: 8 and 5 have up to 3
 _FLATTEST = 5  # width by height: the bar of a 5 is shorter, a stray line flatter
@@ -33,7 +32,9 @@ _VERY_WIDE = 1.4
 _ONE_DIGIT = 14.0
 _GAIN = 1.5
 _UNLIKE = 6.0  # less evidence than any but one in a hundred digits has
-_MAX_PIECES = 400  # more pieces of ink are a texture, not digits
+_MANY_PIECES = 400  # more pieces of ink, and of all sizes, are a texture, not digits
+_MAX_PIECES = 5000
+_BORDER_SHARE = 0.25  # of the picture's border: what covers more is a shadow or an edge
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ def group(ink: Ink, *, single: bool, evidence: Evidence | None) -> list[Piece]:
 
     ``single`` takes all ink as one digit. ``evidence`` decides where shapes do not.
     """
-    pieces = _pieces(ink.mask, ink.strength > _STRONG, ink.least)
+    pieces = _pieces(ink.mask, ink.strong, ink.least)
     pieces = _without_clutter(pieces, ink.mask.shape, ink.least)
     typical = _typical_height(pieces)
     pieces = [piece for piece in pieces if not _is_speck_or_line(piece, typical)]
@@ -74,7 +75,17 @@ def group(ink: Ink, *, single: bool, evidence: Evidence | None) -> list[Piece]:
     pieces = _without_scratches(pieces)
     if evidence is None:
         return pieces
-    return [part for piece in pieces for part in _split(piece, ink, evidence)]
+    wide = [piece for piece in pieces if piece.width >= _WIDE * piece.height]
+    wholes = dict(zip(map(id, wide), evidence(wide).tolist(), strict=True)) if wide else {}
+    return [
+        part
+        for piece in pieces
+        for part in (
+            _split(piece, ink, evidence, whole=wholes[id(piece)])
+            if id(piece) in wholes
+            else [piece]
+        )
+    ]
 
 
 def _pieces(mask: Array, strong: Array, least: float) -> list[Piece]:
@@ -90,10 +101,12 @@ def _pieces(mask: Array, strong: Array, least: float) -> list[Piece]:
     holds_ink[0] = False
     longer = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
     kept = np.flatnonzero(holds_ink & (longer >= 0.4 * least))
-    if len(kept) > _MAX_PIECES:
+    if len(kept) > _MANY_PIECES:
         kept = kept[longer[kept] >= _SPECK * longer[kept].max()]
-    if len(kept) > _MAX_PIECES:
-        return []
+        # A page full of digits has pieces of about one size, a texture few large and many small.
+        alike = np.median(longer[kept]) >= 0.4 * longer[kept].max()
+        if len(kept) > (_MAX_PIECES if alike else _MANY_PIECES):
+            return []
     pieces = []
     for label in kept:
         left, top, wide, high = (int(value) for value in stats[label, :4])
@@ -103,15 +116,20 @@ def _pieces(mask: Array, strong: Array, least: float) -> list[Piece]:
 
 
 def _without_clutter(pieces: list[Piece], shape: tuple[int, ...], least: float) -> list[Piece]:
-    """Return pieces without textures, and without blots and edges where there is anything else.
+    """Return pieces without textures, frames and shadows, and without blots where there is more.
 
     None, if none is ``least`` pixels long.
     """
-    pieces = [piece for piece in pieces if not _is_frame(piece, pieces)]
     textures = [piece for piece in pieces if _is_texture(piece.mask)]
     if any(piece.mask.size > 0.5 * shape[0] * shape[1] for piece in textures):
         return []
-    pieces = [piece for piece in pieces if piece not in textures]
+    pieces = [
+        piece
+        for piece in pieces
+        if piece not in textures
+        and not _is_frame(piece, pieces)
+        and _share_of_border(piece, shape) <= _BORDER_SHARE
+    ]
     if max((max(piece.width, piece.height) for piece in pieces), default=0) < least:
         return []
     proper = [piece for piece in pieces if not _is_clutter(piece, shape)]
@@ -121,21 +139,42 @@ def _without_clutter(pieces: list[Piece], shape: tuple[int, ...], least: float) 
     return proper if tallest >= max(least, 0.15 * broadest) else pieces
 
 
-def _is_frame(piece: Piece, pieces: Sequence[Piece]) -> bool:
-    """Return whether a piece is a box drawn about another, as on forms."""
+def _share_of_border(piece: Piece, shape: tuple[int, ...]) -> float:
+    """Return how much of the picture's border a piece covers, 0-1; 0 in a small picture."""
     left, top, right, bottom = piece.box
-    edge = max(1, round(0.1 * min(piece.width, piece.height)))
+    height, width = shape[:2]
+    if min(height, width) < LARGE_SIDE:  # a close crop of a thick digit covers a lot
+        return 0.0
     mask = piece.mask
+    sides = (
+        mask[:, 0] if left == 0 else mask[:0, 0],
+        mask[:, -1] if right == width else mask[:0, 0],
+        mask[0] if top == 0 else mask[0, :0],
+        mask[-1] if bottom == height else mask[0, :0],
+    )
+    return sum(np.count_nonzero(side) for side in sides) / (2 * (height + width))
+
+
+def _is_frame(piece: Piece, pieces: Sequence[Piece]) -> bool:
+    """Return whether a piece is a box, a table or a ring drawn about others."""
+    left, top, right, bottom = piece.box
+    inside = [
+        other.height / piece.height
+        for other in pieces
+        if left < other.box[0] < other.box[2] < right and top < other.box[1] < other.box[3] < bottom
+    ]
+    if max(inside, default=0.0) < 0.1:
+        return False
+    mask = piece.mask
+    edge = max(1, round(0.1 * min(piece.width, piece.height)))
     sides = (mask[:edge].any(0), mask[-edge:].any(0), mask[:, :edge].any(1), mask[:, -edge:].any(1))
     # Only straight sides have ink near the edge of the box all along; one may be cut off.
-    return sorted(side.mean() for side in sides)[1] > 0.9 and any(
-        left < other.box[0]
-        and top < other.box[1]
-        and other.box[2] < right
-        and other.box[3] < bottom
-        and other.height > 0.25 * piece.height
-        for other in pieces
-    )
+    if sorted(side.mean() for side in sides)[1] > 0.9:
+        return True
+    # A ring as thin as no 0 beside its size, and too full for a dot in a 0.
+    _, regions = cv2.connectedComponents(np.pad(~mask, 1, constant_values=True).astype(np.uint8))
+    holes = np.count_nonzero(regions[1:-1, 1:-1][~mask] != regions[0, 0])
+    return bool(max(inside) > 0.35 and holes > 0.5 * mask.size)
 
 
 def _is_texture(mask: Array) -> bool:
@@ -257,12 +296,7 @@ def _partner(piece: Piece, boxes: Array, typical: float) -> int | None:
 
 def _with_halves_joined(pieces: list[Piece], evidence: Evidence) -> list[Piece]:
     """Return pieces with two joined that are more like a digit together than either is alone."""
-    pairs = [
-        (first, second)
-        for first in range(len(pieces))
-        for second in range(first + 1, len(pieces))
-        if _may_be_halves(pieces[first], pieces[second])
-    ]
+    pairs = _possible_halves(pieces)
     if not pairs or len(pairs) > _MAX_PIECES:
         return pieces
     alone = evidence(pieces)
@@ -278,34 +312,28 @@ def _with_halves_joined(pieces: list[Piece], evidence: Evidence) -> list[Piece]:
     return joined + [piece for number, piece in enumerate(pieces) if number not in gone]
 
 
-def _may_be_halves(first: Piece, second: Piece) -> bool:
-    """Return whether two pieces lie so near that they may be one digit in two strokes."""
-    whole = _union_box(first.box, second.box)
-    wide, high = whole[2] - whole[0], whole[3] - whole[1]
-    gap_x = wide - first.width - second.width
-    gap_y = high - first.height - second.height
-    return wide <= 1.5 * high and gap_x <= 0.15 * high and gap_y <= 0.15 * high
+def _possible_halves(pieces: Sequence[Piece]) -> list[tuple[int, int]]:
+    """Return the pairs that lie so near that they may be one digit in two strokes."""
+    boxes = np.array([piece.box for piece in pieces])
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    pairs = []
+    for first in range(len(pieces)):
+        others = slice(first + 1, None)
+        low = np.minimum(boxes[first, :2], boxes[others, :2])
+        wide, high = (np.maximum(boxes[first, 2:], boxes[others, 2:]) - low).T
+        gap_x, gap_y = np.stack([wide, high]) - sizes[first][:, None] - sizes[others].T
+        near = (wide <= 1.5 * high) & (gap_x <= 0.15 * high) & (gap_y <= 0.15 * high)
+        pairs += [(first, first + 1 + int(second)) for second in np.flatnonzero(near)]
+    return pairs
 
 
-def _union_box(first: Box, second: Box) -> Box:
-    return (
-        min(first[0], second[0]),
-        min(first[1], second[1]),
-        max(first[2], second[2]),
-        max(first[3], second[3]),
-    )
-
-
-def _split(piece: Piece, ink: Ink, evidence: Evidence) -> list[Piece]:
-    """Return the digits of which a wide piece is made.
+def _split(piece: Piece, ink: Ink, evidence: Evidence, *, whole: float) -> list[Piece]:
+    """Return the digits of which a wide piece is made; ``whole`` is its evidence as one.
 
     Of all ways along possible cuts, the one whose least digit-like part is the most like a digit
     (over-segmentation, as in LeCun et al., 1998, section V), if that is more than the whole is.
     """
     ratio = piece.width / piece.height
-    if ratio < _WIDE:
-        return [piece]
-    whole = float(evidence([piece])[0])
     if ratio < _VERY_WIDE and whole >= _ONE_DIGIT:
         return [piece]
     cuts = _cuts(piece, ink)

@@ -56,7 +56,7 @@ def main() -> None:
         except PictureError:
             continue  # too thin to survive the erosion
         labels.append(label)
-    logits = reader._logits(np.array(images))
+    logits = reader.logits(np.array(images))
     true = np.array(labels)
     temperatures = np.geomspace(0.25, 4, 81)
     losses = [evaluation.cross_entropy(logits / value, true) for value in temperatures]
