@@ -60,7 +60,7 @@ SUFFIXES = frozenset(
 
 TEMPERATURE = 1.23
 SURE_PROBABILITY = 0.71
-SURE_EVIDENCE = 7.8
+SURE_EVIDENCE = 7.9
 
 _BATCH = 64  # pictures: enough for the network to be fast, few enough to show progress
 
