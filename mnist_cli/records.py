@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +102,8 @@ def time_to_accuracy(history: tuple[EpochRecord, ...]) -> dict[str, float | None
 
 def version_of(distribution: str) -> str | None:
     """Return the installed version of a distribution without importing it, or None."""
+    from importlib import metadata  # a tenth of `mnist predict`'s own time to start
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

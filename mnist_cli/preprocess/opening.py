@@ -41,8 +41,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WebP")
 MAX_PIXELS = 400_000_000
 # Pictures above this are decoded one at a time, so that a caller's threads do not add up memory.
 _LARGE_PIXELS = 40_000_000
-# A page of 40 lines has strokes of 2 pixels at this length of side; a phone's photo is shrunk.
-_WORKING_SIDE = 2000
+# A page of 30 lines has strokes of 2 pixels at this length of side; a phone's photo is shrunk.
+_WORKING_SIDE = 1400
 # Of 255. Less difference than this between paper and ink is a blank sheet.
 MIN_CONTRAST = 8
 
