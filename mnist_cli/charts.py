@@ -207,16 +207,16 @@ def batch_size_chart(
         half.subplots() for row in rows for half in row.subfigures(1, 2, squeeze=False).ravel()
     )
     _panel(accuracy, "Final test accuracy", "batch size", "test accuracy, %")
-    _by_batch_size(accuracy, cells, lambda run: 100 * run.test_accuracy)
+    _by_number(accuracy, cells, "batch_size", lambda run: 100 * run.test_accuracy)
     _scale_accuracy(accuracy.yaxis)
     _panel(epoch, "Training time of an epoch", "batch size", "training seconds")
-    _by_batch_size(epoch, cells, lambda run: run.train_seconds / len(run.history))
+    _by_number(epoch, cells, "batch_size", lambda run: run.train_seconds / len(run.history))
     _scale(epoch.yaxis)
     _panel(throughput, "Throughput", "batch size", "images per second")
-    _by_batch_size(throughput, cells, lambda run: run.images_per_second)
+    _by_number(throughput, cells, "batch_size", lambda run: run.images_per_second)
     _scale(throughput.yaxis)
     _panel(target, "Time to 98% validation accuracy", "batch size", "training seconds")
-    _by_batch_size(target, cells, lambda run: run.time_to_accuracy["0.98"])
+    _by_number(target, cells, "batch_size", lambda run: run.time_to_accuracy["0.98"])
     _scale(target.yaxis)
     points = {(run.framework, _arch_name(run), run.batch_size) for run in records}
     notes = [
@@ -224,6 +224,35 @@ def batch_size_chart(
         "whiskers: lowest and highest run",
     ] * (len(records) > len(points))
     _save(figure, path, [*_facts(records, notes), *_failed(failures)])
+
+
+def scaling_chart(groups: Mapping[str, Sequence[RunRecord]], path: Path) -> None:
+    """Draw images per second against one number at a time, in a panel each.
+
+    ``groups`` maps ``train_images``, ``batch_size`` and ``threads`` to runs that differ in it.
+    """
+    records = [record for group in groups.values() for record in group]
+    cells = _cells(records)
+    title = f"{_models(cells)}: how speed grows, on {_datasets(records)}"
+    figure, rows = _rows_under_key(title, cells, [3.9, 3.9])
+    panels = [half.subplots() for row in rows for half in row.subfigures(1, 2, squeeze=False)[0]]
+    for field, panel in zip(groups, panels, strict=False):
+        name = field.replace("train_images", "training images").replace("_", " ")
+        _panel(panel, f"Throughput by {name}", name, "images per second")
+        _by_number(panel, _cells(groups[field]), field, lambda run: run.images_per_second)
+        _scale(panel.yaxis)
+    for panel in panels[len(groups) :]:
+        panel.set_visible(False)
+    usual = records[-1]
+    facts = [
+        f"n = 1 run a point, seed {usual.seed}",
+        f"where it does not vary: {usual.train_images:,} training images, batch "
+        f"{usual.batch_size}, {_plural(_number(usual, 'threads'), 'thread')}",
+        f"peak learning rate {usual.learning_rate:.3g}",
+        str(usual.environment["cpu"]),
+        str(usual.environment["date"]),
+    ]
+    _save(figure, path, facts)
 
 
 def confusion_chart(matrix: ArrayLike, path: Path, *, title: str) -> None:
@@ -584,36 +613,40 @@ def _curve(panel: Axes, cell: Cell, field: str, **style: Any) -> None:
     panel.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
-def _by_batch_size(
-    panel: Axes, cells: Sequence[Cell], value: Callable[[RunRecord], float | None]
+def _by_number(
+    panel: Axes, cells: Sequence[Cell], field: str, value: Callable[[RunRecord], float | None]
 ) -> None:
-    """Draw each cell's mean by batch size, with whiskers to the lowest and the highest run.
+    """Draw each cell's mean by a number of its runs, with whiskers to the lowest and the highest.
 
     Where no run has a value, a cross in the framework's colour stands above the panel.
     """
     missing: list[tuple[Cell, int]] = []
     for cell in cells:
-        found: dict[int, list[float]] = {size: [] for size in _batch_sizes(cell.runs)}
+        found: dict[int, list[float]] = {number: [] for number in _numbers(cell.runs, field)}
         for run in cell.runs:
-            if (number := value(run)) is not None:
-                found[run.batch_size].append(number)
-        means = [fmean(numbers) if numbers else math.nan for numbers in found.values()]
+            if (result := value(run)) is not None:
+                found[_number(run, field)].append(result)
+        means = [fmean(results) if results else math.nan for results in found.values()]
         _line(panel, cell, list(found), means, markevery=1)
-        for size, numbers in found.items():
-            if not numbers:
-                missing.append((cell, size))
-            if len(numbers) > 1:
-                ends = [min(numbers), max(numbers)]
-                panel.plot([size, size], ends, "_-", color=cell.look.color, markersize=7)
-    _batch_size_axis(panel, _batch_sizes([run for cell in cells for run in cell.runs]))
+        for number, results in found.items():
+            if not results:
+                missing.append((cell, number))
+            if len(results) > 1:
+                ends = [min(results), max(results)]
+                panel.plot([number, number], ends, "_-", color=cell.look.color, markersize=7)
+    _doubling_axis(panel, _numbers([run for cell in cells for run in cell.runs], field))
     _mark_missing(panel, cells, missing)
 
 
-def _batch_sizes(records: Iterable[RunRecord]) -> list[int]:
-    return sorted({record.batch_size for record in records})
+def _number(record: RunRecord, field: str) -> int:
+    return int(record.environment["threads"] if field == "threads" else getattr(record, field))
 
 
-def _batch_size_axis(panel: Axes, sizes: Sequence[int]) -> None:
+def _numbers(records: Iterable[RunRecord], field: str) -> list[int]:
+    return sorted({_number(record, field) for record in records})
+
+
+def _doubling_axis(panel: Axes, sizes: Sequence[int]) -> None:
     """Tick the real sizes on a log scale, named from the largest down where there is room."""
     from matplotlib.ticker import NullLocator
 

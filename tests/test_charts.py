@@ -420,6 +420,29 @@ def test_learning_rate_rule_is_read_from_the_records(records: list[RunRecord], r
     assert charts._learning_rates(records) == rule
 
 
+def test_scaling_has_a_panel_for_each_number_and_no_text_cut_or_overlapping(
+    tmp_path: Path, drawn: Drawn
+) -> None:
+    usual = make_sweep([64])
+    groups = {
+        "train_images": [
+            replace(run, train_images=count) for count in (1000, 4000, 55_000) for run in usual
+        ],
+        "batch_size": make_sweep([16, 64, 1024]),
+        "threads": [
+            replace(run, environment={**run.environment, "threads": count})
+            for count in (1, 2)
+            for run in usual
+        ],
+    }
+    charts.scaling_chart(groups, tmp_path / "scaling.png")
+    require_readable(tmp_path / "scaling.png", drawn)
+    panels = [panel for panel in drawn.figure.axes if panel.get_visible()]
+    assert [panel.get_xlabel() for panel in panels] == ["training images", "batch size", "threads"]
+    assert [len(panel.lines) for panel in panels] == [len(usual)] * 3
+    assert panels[0].lines[0].get_xdata().tolist() == [1000, 4000, 55_000]
+
+
 def test_a_batch_size_that_missed_98_percent_has_a_cross_and_no_point(
     tmp_path: Path, drawn: Drawn
 ) -> None:
