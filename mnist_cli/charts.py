@@ -244,8 +244,13 @@ def scaling_chart(groups: Mapping[str, Sequence[RunRecord]], path: Path) -> None
     for panel in panels[len(groups) :]:
         panel.set_visible(False)
     usual = records[-1]
+    points = Counter(
+        (field, run.framework, _arch_name(run), _number(run, field))
+        for field, group in groups.items()
+        for run in group
+    )
     facts = [
-        f"n = 1 run a point, seed {usual.seed}",
+        f"n = {_run_count(points)} a point, seed {usual.seed}",
         f"where it does not vary: {usual.train_images:,} training images, batch "
         f"{usual.batch_size}, {_plural(_number(usual, 'threads'), 'thread')}",
         f"peak learning rate {usual.learning_rate:.3g}",
@@ -933,11 +938,9 @@ def _datasets(records: Sequence[RunRecord]) -> str:
 def _facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
     """Return runs, data, recipe, hardware and date: each once if it is the same for all runs."""
     points = Counter((run.framework, _arch_name(run), run.batch_size) for run in records)
-    fewest, most = min(points.values()), max(points.values())
-    count = _plural(most, "run") if fewest == most else f"{fewest} to {_plural(most, 'run')}"
     seeds = sorted({run.seed for run in records})
     facts = [
-        f"n = {count}{' each' * (len(points) > 1)}, "
+        f"n = {_run_count(points)}{' each' * (len(points) > 1)}, "
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
         *notes,
         *(f"{run.dataset}, {run.train_images:,} training images" for run in records),
@@ -947,6 +950,11 @@ def _facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]
         *(str(run.environment.get("date", "")) for run in records),
     ]
     return [fact for fact in dict.fromkeys(facts) if fact]
+
+
+def _run_count(points: Counter[Any]) -> str:
+    fewest, most = min(points.values()), max(points.values())
+    return _plural(most, "run") if fewest == most else f"{fewest} to {_plural(most, 'run')}"
 
 
 def _learning_rates(records: Sequence[RunRecord]) -> str:

@@ -33,9 +33,17 @@ def cross_entropy(logits: Array, labels: Array) -> float:
 
     logits: (N, 10) float32; labels: (N,) integers.
     """
+    return float(np.mean(evidence(logits) - logits[np.arange(len(labels)), labels]))
+
+
+def evidence(logits: Array) -> Array:
+    """Return log(sum(exp(logits))) (N,), float64, of logits (N, 10): how much speaks for a digit.
+
+    A softmax only compares digits; this tells how much like any of them something is (Liu et al.,
+    2020, arXiv:2010.03759).
+    """
     # logaddexp keeps the exponentials in range: exp overflows float32 above 88.
-    log_sums = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
-    return float(np.mean(log_sums - logits[np.arange(len(labels)), labels]))
+    return np.asarray(np.logaddexp.reduce(logits.astype(np.float64), axis=1))
 
 
 def accuracy(logits: Array, labels: Array) -> float:

@@ -10,9 +10,9 @@ in ten are right. A digit is marked as not sure
 
 - if its probability is below `SURE_PROBABILITY`: of those validation digits above it, no more than
   1 in 200 is read wrong;
-- if its evidence, log(sum(exp(logits))), is below `SURE_EVIDENCE`: that of all but 3 in 100 of
-  those digits is above it. A softmax only compares digits: a letter may be more like a 6 than like
-  any other digit, yet not much like a 6 (Liu et al., 2020, arXiv:2010.03759).
+- if its evidence (`evaluation.evidence`) is below `SURE_EVIDENCE`: that of all but 3 in 100 of
+  those digits is above it. A letter may be more like a 6 than like any other digit, yet not much
+  like a 6.
 
 ``python tests/benchmarks/calibration.py`` works the three numbers out for a model.
 """
@@ -35,7 +35,7 @@ from mnist_cli.adapters.base import Classifier
 from mnist_cli.architectures import CLASSES, Array
 from mnist_cli.errors import PictureError
 from mnist_cli.preprocess import PreparedDigit, prepare
-from mnist_cli.preprocess.opening import Source
+from mnist_cli.preprocess.opening import Source, brief
 from mnist_cli.preprocess.segmentation import Box
 from mnist_cli.records import available_cores
 
@@ -248,7 +248,7 @@ class Reader:
                 return PictureError("too large for this machine's memory; scale it down")
             except (ArithmeticError, IndexError, ValueError, cv2.error) as error:
                 # A defect here should cost a folder of thousands one picture, not all.
-                return PictureError(f"cannot be prepared ({' '.join(str(error).split())})")
+                return PictureError(f"cannot be prepared ({brief(error)})")
 
         for source in sources:
             yield source, prepare_one(source)
@@ -285,7 +285,7 @@ Found: TypeAlias = "list[PreparedDigit] | PictureError"
 def _prediction(source: Source, prepared: list[PreparedDigit], logits: Array) -> Prediction:
     """Return the answer for one picture; logits (N, 10) for its N digits."""
     probabilities = evaluation.probabilities(logits / TEMPERATURE)
-    evidence = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    evidence = evaluation.evidence(logits)
     digits = []
     text = ""
     for number, (one, row) in enumerate(zip(prepared, probabilities, strict=True)):

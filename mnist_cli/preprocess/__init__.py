@@ -22,6 +22,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from mnist_cli import evaluation
 from mnist_cli.architectures import IMAGE_SIZE, Array
 from mnist_cli.errors import PictureError
 from mnist_cli.preprocess.ink import NO_DIGIT, Ink, find_ink
@@ -66,8 +67,7 @@ def prepare(
 
     def evidence(pieces: Sequence[Piece]) -> Array:
         assert classify is not None
-        logits = classify(np.stack([_render(ink, piece) for piece in pieces]))
-        return np.asarray(np.logaddexp.reduce(logits, axis=1))
+        return evaluation.evidence(classify(np.stack([_render(ink, piece) for piece in pieces])))
 
     pieces = group(ink, single=single, evidence=evidence if classify else None)
     if not pieces:

@@ -26,6 +26,7 @@ _SHARP = 0.2  # of full ink: by so much strength changes over two small pixels a
 _LEAST_CONTRAST = 0.08  # of the paper's light: fainter marks are stains and folds
 _LEAST_DEPTH = 12  # of 255: the same, of a bright sheet whose brightest parts might be chalk
 _TWO_TONES = 60  # of 255: the least difference of paper and ink in a close crop
+_TWO_TONE_NOISE = 0.02  # of full ink: there is too little paper in a close crop to measure it
 _EVEN_BORDER = 0.35  # of the picture's contrast: a border that varies less is all paper
 _FAINT_LINES = 1.6  # times as strong as ruled lines is ink that strength alone tells from them
 
@@ -55,8 +56,7 @@ def find_ink(pixels: Array) -> Ink:
     """
     if max(pixels.shape[:2]) < MIN_DIGIT_PIXELS:
         raise PictureError(NO_DIGIT)
-    sheet = _sheet(pixels)
-    grey = _grey(pixels if sheet is None else _beyond(pixels, sheet))
+    grey = _grey(_without_desk(pixels))
     low, high = float(grey.min()), float(grey.max())
     if high - low < MIN_CONTRAST:
         raise PictureError(NO_DIGIT)
@@ -70,18 +70,21 @@ def find_ink(pixels: Array) -> Ink:
     is_drawn = bool(
         np.count_nonzero(even) >= 0.75 * np.count_nonzero(on_paper) and noise < _DRAWN_NOISE
     )
+    sharp = np.ones(grey.shape, dtype=bool)
     if is_drawn:
         # By a program: as it is, so that MNIST's own pictures stay what they are.
         weak, floor, least = max(_WEAK_CLEAN, 4 * noise), 3 * noise, float(MIN_DIGIT_PIXELS)
     else:
-        found = _strength_in_photo(grey) or _strength_in_two_tones(grey, paper, farthest)
-        if found is None:
+        found = _strength_in_photo(grey)
+        if found is not None:
+            strength, noise, sharp = found
+        elif _is_two_tone(grey, abs(paper - farthest)):
+            noise = _TWO_TONE_NOISE
+        else:
             raise PictureError(NO_DIGIT)
-        strength, noise, sharp = found
         weak, floor = max(4 * noise, _WEAK), max(3 * noise, 0.15)
         least = max(MIN_DIGIT_PIXELS, 0.012 * max(grey.shape))  # grains and dust are smaller
-    strong = strength > _STRONG if is_drawn else (strength > _STRONG) & sharp
-    ink = Ink(strength, strength > weak, strong, weak, floor, least)
+    ink = Ink(strength, strength > weak, (strength > _STRONG) & sharp, weak, floor, least)
     return _without_rulings(ink, is_drawn=is_drawn)
 
 
@@ -131,11 +134,26 @@ def _border(grey: Array) -> Array:
 # --- A sheet on a desk ---------------------------------------------------------------------------
 
 
-def _sheet(pixels: Array) -> Array | None:
-    """Return where a bright sheet lies on something darker, (H, W) bool, or None."""
+def _without_desk(pixels: Array) -> Array:
+    """Return pixels as if the sheet went on beyond its edges, if one lies on something darker."""
     if min(pixels.shape[:2]) < LARGE_SIDE:
-        return None
+        return pixels
     small = _at_most(pixels, _SMALL_SIDE)
+    sheet = _sheet(small)
+    if sheet is None:
+        return pixels
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (65, 65))
+    paper = cv2.morphologyEx(small, cv2.MORPH_CLOSE, kernel, borderType=cv2.BORDER_REPLICATE)
+    around = 1 - cv2.erode(sheet, np.ones((3, 3), np.uint8))
+    filled = cv2.inpaint(cv2.medianBlur(paper, 5), around, 3, cv2.INPAINT_TELEA)
+    size = (pixels.shape[1], pixels.shape[0])
+    filled = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR)
+    on_sheet = cv2.resize(sheet, size, interpolation=cv2.INTER_NEAREST) > 0
+    return np.where(on_sheet if pixels.ndim == 2 else on_sheet[..., None], pixels, filled)
+
+
+def _sheet(small: Array) -> Array | None:
+    """Return where a bright sheet lies on something darker, (H, W) uint8, 1 there, or None."""
     light = cv2.medianBlur(small if small.ndim == 2 else small.max(axis=2), 5)
     # On a scale of ratios, as shadow is one: a sheet in shadow stays nearer to a sheet in light.
     ratios = np.rint(46 * np.log1p(light.astype(np.float32))).astype(np.uint8)
@@ -158,27 +176,10 @@ def _sheet(pixels: Array) -> Array | None:
     ):
         return None
     sheet = cv2.fillConvexPoly(np.zeros_like(light), corners, 1)
-    sheet = cv2.erode(sheet, np.ones((7, 7), np.uint8), borderValue=1)
+    sheet = np.asarray(cv2.erode(sheet, np.ones((7, 7), np.uint8), borderValue=1))
     inside = light[sheet > 0]
     written = np.count_nonzero(inside < 0.75 * np.median(inside)) / max(1, inside.size)
-    if not 0.0003 < written < 0.4:
-        return None
-    size = (pixels.shape[1], pixels.shape[0])
-    return np.asarray(cv2.resize(sheet, size, interpolation=cv2.INTER_NEAREST) > 0)
-
-
-def _beyond(pixels: Array, sheet: Array) -> Array:
-    """Return pixels as if the sheet (H, W), bool, went on beyond its edges."""
-    small = _at_most(pixels, _SMALL_SIDE)
-    size = (small.shape[1], small.shape[0])
-    inside = cv2.resize(sheet.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    inside = cv2.erode(inside, np.ones((3, 3), np.uint8))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (65, 65))
-    paper = cv2.morphologyEx(small, cv2.MORPH_CLOSE, kernel, borderType=cv2.BORDER_REPLICATE)
-    filled = cv2.inpaint(cv2.medianBlur(paper, 5), 1 - inside, 3, cv2.INPAINT_TELEA)
-    size = (pixels.shape[1], pixels.shape[0])
-    filled = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR)
-    return np.where(sheet if pixels.ndim == 2 else sheet[..., None], pixels, filled)
+    return sheet if 0.0003 < written < 0.4 else None
 
 
 # --- Grey to strength of ink ---------------------------------------------------------------------
@@ -217,20 +218,15 @@ def _strength_in_photo(grey: Array) -> tuple[Array, float, Array] | None:
     return np.clip(strength / full, 0, 1), noise / full, np.asarray(sharp > 0)
 
 
-def _strength_in_two_tones(
-    grey: Array, paper: float, ink: float
-) -> tuple[Array, float, Array] | None:
-    """Return the same for a crop so close that paper is not the most of it, or None.
+def _is_two_tone(grey: Array, contrast: float) -> bool:
+    """Return whether most pixels have one of two tones that differ by ``contrast``, 0-255.
 
-    Then paper and ink must be told by tone alone: most pixels have one or the other.
+    Then paper and ink can be told by tone alone: in a crop so close that paper is not the most of
+    it.
     """
-    if abs(paper - ink) < _TWO_TONES:
-        return None
     tones = (grey - grey.min()) / np.ptp(grey)
-    if np.mean((tones > 0.3) & (tones < 0.7)) > 0.25:
-        return None
-    strength = np.clip((paper - grey) / np.float32(paper - ink), 0, 1)
-    return strength, 0.02, np.ones(grey.shape, dtype=bool)
+    between = np.mean((tones > 0.3) & (tones < 0.7))
+    return bool(contrast >= _TWO_TONES and between <= 0.25)
 
 
 def _ink_is_dark(small: Array) -> bool:
@@ -257,9 +253,8 @@ def _closed(small: Array) -> Array:
     square is twice as wide as one that is wide enough for most of the ink's contrast.
     """
     side = max(small.shape)
-    most = min(
-        small.size, max(5, small.size // 1600)
-    )  # pixels: the darkest part of a small digit on a large page
+    # Pixels: the darkest part of a small digit on a large page.
+    most = min(small.size, max(5, small.size // 1600))
 
     def closed(part: float) -> Array:
         reach = max(3, int(side / part)) | 1

@@ -86,7 +86,7 @@ def open_picture(source: Source) -> Picture:
         with path.open("rb") as file:
             return _from_file(file)
     except OSError as error:
-        raise PictureError(f"cannot be read ({error.strerror or _brief(error)})") from error
+        raise PictureError(f"cannot be read ({error.strerror or brief(error)})") from error
 
 
 def _from_file(file: IO[bytes]) -> Picture:
@@ -110,7 +110,7 @@ def _damage_told(what: str) -> Iterator[None]:
     except PictureError:
         raise
     except Exception as error:  # damage makes Pillow's decoders raise almost anything
-        raise PictureError(f"a damaged {what} ({_brief(error)})") from error
+        raise PictureError(f"a damaged {what} ({brief(error)})") from error
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def _silenced() -> Iterator[None]:
             os.close(nowhere)
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
     """Return what went wrong in one short line without paths or addresses."""
     said = " ".join(str(error).split())
     return said[:120] or type(error).__name__
@@ -162,7 +162,7 @@ def _decoded(image: Image.Image) -> Picture:
     width, height = image.size
     _require_size(width, height)
     with _one_large if width * height > _LARGE_PIXELS else nullcontext():
-        shrink = max(1, -(-max(width, height) // _WORKING_SIDE))
+        shrink = _shrink_factor(width, height)
         if shrink > 1:
             # A JPEG decodes at 1/2, 1/4 or 1/8 of its size in a fraction of the time and memory.
             image.draft(None, (width // shrink, height // shrink))
@@ -171,12 +171,17 @@ def _decoded(image: Image.Image) -> Picture:
     return Picture(pixels, max(width, height) / max(pixels.shape[:2]))
 
 
+def _shrink_factor(width: int, height: int) -> int:
+    """Return by what whole number to divide the sides until both are within `_WORKING_SIDE`."""
+    return max(1, -(-max(width, height) // _WORKING_SIDE))
+
+
 def _shrunk(image: Image.Image) -> Array:
     """Return the pixels of a picture, uint8, its longer side at most `_WORKING_SIDE`."""
     to_bytes = _converter(image)
     width, height = image.size
-    shrink = -(-max(width, height) // _WORKING_SIDE)
-    if shrink <= 1:
+    shrink = _shrink_factor(width, height)
+    if shrink == 1:
         return to_bytes(image)
     # In strips: the whole in another mode would need the memory a second time.
     rows = shrink * 64
@@ -278,7 +283,7 @@ def _from_array(values: Array) -> Picture:
         low, high = 0.0, 255.0
     if values.dtype != np.uint8 or high == 1:
         values = _stretched(values.astype(np.float64), low, high)
-    shrink = -(-max(width, height) // _WORKING_SIDE)
+    shrink = _shrink_factor(width, height)
     if shrink > 1:
         size = (-(-width // shrink), -(-height // shrink))
         values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)

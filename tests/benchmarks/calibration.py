@@ -66,7 +66,7 @@ def main() -> None:
     order = np.argsort(-confidence)
     share_wrong = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
     least = float(confidence[order][np.flatnonzero(share_wrong <= MOST_WRONG)[-1]])
-    evidence = np.logaddexp.reduce(logits.astype(np.float64), axis=1)
+    evidence = evaluation.evidence(logits)
     print(f"digits               {len(true):,}, {right.mean():.2%} read right")
     print(f"TEMPERATURE        = {temperature:.2f}")
     print(f"SURE_PROBABILITY   = {least:.2f}")
