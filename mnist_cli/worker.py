@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from mnist_cli.errors import FrameworkError, MnistError
 
 if TYPE_CHECKING:
     from mnist_cli.architectures import Array
+    from mnist_cli.records import EpochRecord
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -314,9 +315,11 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     return record.to_json()
 
 
-def _throughput(history: tuple[Any, ...]) -> float:
-    """Return the images of all epochs over their seconds: the harmonic mean of the epochs'."""
-    return len(history) / sum(1 / float(row.images_per_second) for row in history)
+def _throughput(history: Sequence[EpochRecord]) -> float:
+    """Return the images of all epochs over their seconds; the last epoch may be a part of one."""
+    ends = [0.0, *(row.train_seconds for row in history)]
+    spans = zip(history, ends, ends[1:], strict=False)  # an epoch, its start, its end
+    return sum(row.images_per_second * (end - start) for row, start, end in spans) / ends[-1]
 
 
 def _evaluate(job: EvaluateJob) -> dict[str, Any]:

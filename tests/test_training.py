@@ -22,6 +22,7 @@ from mnist_cli.errors import (
     FrameworkError,
     UsageError,
 )
+from mnist_cli.records import EpochRecord
 
 TIMES = ("train_seconds", "images_per_second")
 
@@ -99,6 +100,13 @@ def test_a_target_ends_training_within_the_epoch_that_reaches_it(
     assert checkpoint.load(tmp_path / "model.safetensors").velocities == {}  # it is finished
     again, _ = _train(replace(job, resume=True))
     assert again["history"] == record["history"]
+
+
+def test_throughput_counts_the_images_of_an_epoch_cut_short() -> None:
+    # 1,000 images in 1 second, then 100 of the next epoch in 0.5 seconds.
+    whole = EpochRecord(1, 2.0, 2.0, 0.5, 2.0, 0.5, train_seconds=1.0, images_per_second=1000.0)
+    part = replace(whole, epoch=2, train_seconds=1.5, images_per_second=200.0)
+    assert worker._throughput([whole, part]) == pytest.approx(1100 / 1.5)
 
 
 def test_a_target_out_of_reach_leaves_the_training_whole(small_data: Path, tmp_path: Path) -> None:
