@@ -279,7 +279,8 @@ def _times(ratio: Mapping[str, Any]) -> str:
 
 def _points(row: Mapping[str, Any]) -> str:
     points = row["accuracy_points"]
-    return f"{points['mean']:+.2f}{_plus_minus(points, lambda v: f'{v:.2f}')} points"
+    mean = round(points["mean"], 2) + 0.0  # which turns -0.0 into 0.0
+    return f"{mean:+.2f}{_plus_minus(points, lambda v: f'{v:.2f}')} points"
 
 
 def _plus_minus(statistic: Mapping[str, Any], show: Callable[[float], str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from test_charts import make_record
 
-from mnist_cli import analysis
+from mnist_cli import analysis, reports
 from mnist_cli.records import RunRecord
 
 
@@ -128,3 +128,8 @@ def test_architectures_are_compared_within_a_framework_only() -> None:
 def test_runs_without_a_partner_of_the_same_seed_are_left_out() -> None:
     alone = [replace(make_record("numpy", "cnn", seed=7))]
     assert analysis.compare_frameworks([make_record("torch", "cnn", seed=0), *alone]) == []
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
+    points = {"mean": -0.001, "ci95": None}
+    assert reports._points({"accuracy_points": points}) == "+0.00 points"
