@@ -120,7 +120,8 @@ def load(path: Path) -> Checkpoint:
     try:
         checkpoint = Checkpoint(
             spec=ModelSpec(details["arch"], details["activation"]),
-            config=TrainConfig(**details["recipe"]),
+            # Models from before there was smoothing were trained without.
+            config=TrainConfig(**{"label_smoothing": 0.0, **details["recipe"]}),
             framework=details["framework"],
             dataset=details["dataset"],
             dataset_sha256=details["dataset_sha256"],

@@ -46,6 +46,9 @@ Archs = Annotated[list[str] | None, typer.Option("--arch", help="cnn or mlp; def
 Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(help="Images a step.")]
 LearningRate = Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")]
+LabelSmoothing = Annotated[
+    float, typer.Option(help="Share of each label that all ten digits divide among them.")
+]
 Seed = Annotated[int, typer.Option(help="Decides weights, split and batch order.")]
 Threads = Annotated[
     int | None, typer.Option(help="Processor threads.", show_default="all available cores")
@@ -99,6 +102,7 @@ def train(
     epochs: Epochs = _DEFAULTS.epochs,
     batch_size: BatchSize = _DEFAULTS.batch_size,
     learning_rate: LearningRate = _DEFAULTS.learning_rate,
+    label_smoothing: LabelSmoothing = _DEFAULTS.label_smoothing,
     seed: Seed = _DEFAULTS.seed,
     threads: Threads = None,
     device: Device = "auto",
@@ -124,6 +128,7 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            label_smoothing=label_smoothing,
             seed=seed,
             target_accuracy=target_accuracy,
             augment=augment,

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from mnist_cli.errors import FrameworkError, MnistError
 
 if TYPE_CHECKING:
     from mnist_cli.architectures import Array
+    from mnist_cli.data.dataset import Dataset
     from mnist_cli.records import EpochRecord
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -97,7 +99,7 @@ def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) ->
             stdout=subprocess.PIPE,
             stderr=stderr,
             encoding="utf-8",
-            env=_environment(job),
+            env=process_environment(job.threads),
         )
         late = threading.Event()
 
@@ -125,14 +127,18 @@ def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) ->
         raise _crash(job, process.returncode, stderr)
 
 
-def _environment(job: Job) -> dict[str, str]:
-    threads = str(job.threads)
+def process_environment(threads: int) -> dict[str, str]:
+    """Return the environment variables that a job's process runs under."""
     return {
         **os.environ,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         # NumPy's own products: the scratch network does its threading itself.
         "OPENBLAS_NUM_THREADS": "1",
+        # Freed arrays stay with the process (glibc; elsewhere without effect): else each batch's
+        # feature maps come from the system anew, page by page.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(2**32),
         # Another backend in the user's keras.json would quietly be measured instead.
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -250,16 +256,22 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
 
     from mnist_cli import adapters, architectures, evaluation, recipe, records, training
     from mnist_cli.checkpoint import Checkpoint
-    from mnist_cli.data.dataset import load_dataset, split
+    from mnist_cli.data.dataset import fetch, load_dataset, split
 
-    emit({"event": "phase", "name": f"loading {job.dataset}"})
-    dataset = load_dataset(job.dataset)
-    data = training.prepare(dataset, split(dataset, seed=job.config.seed, limit=job.limit))
+    def load() -> tuple[Dataset, training.TrainingData]:
+        dataset = load_dataset(job.dataset)
+        return dataset, training.prepare(
+            dataset, split(dataset, seed=job.config.seed, limit=job.limit)
+        )
 
-    emit({"event": "phase", "name": f"importing {job.framework}"})
-    began = time.perf_counter()
-    adapter = adapters.load(job.framework)
-    import_seconds = time.perf_counter() - began
+    emit({"event": "phase", "name": f"loading {job.dataset} and {job.framework}"})
+    fetch(job.dataset)  # here, where an interruption ends it
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load)
+        began = time.perf_counter()
+        adapter = adapters.load(job.framework)
+        import_seconds = time.perf_counter() - began
+        dataset, data = loading.result()
     classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
     environment = {
         "date": datetime.now(timezone.utc).date().isoformat(),

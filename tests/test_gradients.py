@@ -159,6 +159,21 @@ def test_loss_gradient_agrees_with_finite_differences():
     assert_close(gradient.reshape(-1), expected, FINITE_DIFFERENCE_TOLERANCE)
 
 
+def test_smoothing_changes_the_gradient_to_that_of_smoothed_labels_and_not_the_loss():
+    rng = np.random.default_rng(3)
+    logits, labels = 3 * rng.standard_normal((4, 10)), rng.integers(0, 10, 4)
+    smoothed = 0.8 * np.eye(10)[labels] + 0.02
+
+    def smoothed_loss() -> float:
+        log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return float(-(smoothed * log_probabilities).sum() / 9)
+
+    loss, gradient = softmax_cross_entropy(logits, labels, batch_size=9, label_smoothing=0.2)
+    expected = finite_differences(smoothed_loss, logits, range(logits.size))
+    assert_close(gradient.reshape(-1), expected, FINITE_DIFFERENCE_TOLERANCE)
+    assert loss == softmax_cross_entropy(logits, labels, batch_size=9)[0]
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_network_gradients_agree_with_finite_differences(name):
     # Noise everywhere: on a flat background a small step would break ties, where no slope is.

@@ -95,6 +95,7 @@ def test_normalizing_gives_mnist_mean_zero_and_spread_one() -> None:
         ("momentum", 1.0),
         ("weight_decay", -0.1),
         ("warmup_fraction", 0.0),
+        ("label_smoothing", 1.0),
         ("seed", -1),
         ("target_accuracy", 0.0),
         ("target_accuracy", 99.0),

@@ -179,14 +179,14 @@ def test_loss_is_that_of_the_batch_before_its_update():
 
 
 def test_optimizer_follows_the_contract_and_spares_the_biases():
-    config = TrainConfig(batch_size=16, momentum=0.8, weight_decay=0.05)
+    config = TrainConfig(batch_size=16, momentum=0.8, weight_decay=0.05, label_smoothing=0.2)
     images, labels = pictures(48)
     model = classifier(MLP, config=config)
     rates = np.array([0.1, 0.02, 0.05], dtype=np.float32)
     for _ in model.train_epoch(images, labels, order=np.arange(48), learning_rates=rates):
         pass
 
-    reference = Network(MLP, dtype=np.float64)
+    reference = Network(MLP, dtype=np.float64, label_smoothing=0.2)
     weights = {k: w.astype(np.float64) for k, w in starting_weights(MLP, seed=3).items()}
     velocities = {name: np.zeros_like(weight) for name, weight in weights.items()}
     for step, rate in enumerate(rates):

@@ -31,8 +31,10 @@ class Classifier(Protocol):
 
         Step i reads the images ``order[i * batch_size : (i + 1) * batch_size]`` and uses
         ``learning_rates[i]``; ``order`` has int64 indices, a whole number of batches. The loss is
-        the mean softmax cross-entropy of the batch before its update, without weight decay. The
-        update, with velocity v, starting at 0 (Nesterov's momentum in PyTorch's form):
+        the mean softmax cross-entropy of the batch before its update, without weight decay and
+        label smoothing, so that it compares with that of other images. The update follows the
+        gradient of the cross-entropy with smoothed labels; with velocity v, starting at 0
+        (Nesterov's momentum in PyTorch's form):
         g = gradient + weight_decay * w (weights only, not biases); v = momentum * v + g;
         w = w - learning_rate * (g + momentum * v).
         """

@@ -24,6 +24,7 @@ class NumpyClassifier:
             spec,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            label_smoothing=config.label_smoothing,
             threads=threads,
         )
         # The network has threads of its own; BLAS starting more in each would only get in the way.

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
 from mnist_cli.architectures import (
+    CLASSES,
     IMAGE_SIZE,
     Activation,
     Array,
@@ -116,21 +117,25 @@ class TensorFlowClassifier:
 
     def _compile_chunk(self, config: TrainConfig) -> Any:
         """Return a compiled (images, labels, order (n, batch), learning_rates (n,)) -> losses."""
+        share = config.label_smoothing / CLASSES
 
         def step(images: Any, labels: Any, learning_rate: Any) -> Any:
+            smoothed = tf.one_hot(labels, CLASSES, 1 - config.label_smoothing + share, share)
             with tf.GradientTape() as tape:
                 logits = self.model(images, training=True)
-                loss = tf.reduce_mean(
-                    tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+                smoothed_loss = tf.reduce_mean(
+                    tf.nn.softmax_cross_entropy_with_logits(labels=smoothed, logits=logits)
                 )
-            gradients = tape.gradient(loss, list(self.variables.values()))
+            gradients = tape.gradient(smoothed_loss, list(self.variables.values()))
             for (name, weight), gradient in zip(self.variables.items(), gradients, strict=True):
                 if name.endswith(".weight"):
                     gradient = gradient + config.weight_decay * weight
                 velocity = config.momentum * self.velocities[name] + gradient
                 self.velocities[name].assign(velocity)
                 weight.assign_sub(learning_rate * (gradient + config.momentum * velocity))
-            return loss
+            return tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+            )
 
         # One graph for a whole chunk: calling Python once a step costs an MLP more than the step.
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # no types in TensorFlow

@@ -56,9 +56,13 @@ class TorchClassifier:
 
     def __init__(self, spec: ModelSpec, config: TrainConfig, device: torch.device) -> None:
         self.batch_size = config.batch_size
+        self.label_smoothing = config.label_smoothing
         self.device = device
-        # Channels last is what oneDNN and cuDNN convolve without reordering.
+        # Channels last is what cuDNN, and oneDNN given plain tensors, convolve without reordering.
         self.module = build_module(spec).to(memory_format=torch.channels_last).to(device)
+        maps = next(i for i, module in enumerate(self.module) if isinstance(module, nn.Flatten))
+        self.maps, self.vectors = self.module[:maps], self.module[maps:]
+        self.in_onednn = device.type == "cpu" and maps > 0 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         parameters = list(self.module.named_parameters())
         weights = [parameter for name, parameter in parameters if name.endswith(".weight")]
         biases = [parameter for name, parameter in parameters if name.endswith(".bias")]
@@ -91,11 +95,22 @@ class TorchClassifier:
     def _step(self, inputs: Tensor, targets: Tensor, learning_rate: float) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        loss = functional.cross_entropy(self.module(inputs), targets)
+        logits = self._logits(inputs)
+        smoothed_loss = functional.cross_entropy(
+            logits, targets, label_smoothing=self.label_smoothing
+        )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        smoothed_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step()
-        return loss.detach()
+        return functional.cross_entropy(logits.detach(), targets)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        if not self.in_onednn:
+            return self.module(inputs)  # type: ignore[no-any-return]  # torch's own promise
+        # On a CPU oneDNN keeps the feature maps in the layout it likes best, and its pooling goes
+        # back several times faster than PyTorch's own, whose winners are 64-bit indices.
+        maps = self.maps(inputs.to_mkldnn()).to_dense()
+        return self.vectors(maps)  # type: ignore[no-any-return]  # torch's own promise
 
     def _on_device(self, images: Array) -> Tensor:
         """Return images as (N, 1, 28, 28) on the device, moved there whenever they change."""
@@ -110,7 +125,7 @@ class TorchClassifier:
         logits = np.empty((len(images), 10), dtype=np.float32)
         for start in range(0, len(images), _PREDICT_BATCH):
             inputs = torch.from_numpy(images[start : start + _PREDICT_BATCH]).unsqueeze(1)
-            logits[start : start + _PREDICT_BATCH] = self.module(inputs.to(self.device)).cpu()
+            logits[start : start + _PREDICT_BATCH] = self._logits(inputs.to(self.device)).cpu()
         return logits
 
     def export_weights(self) -> Weights:

@@ -140,6 +140,17 @@ def load_dataset(name_or_path: str = "mnist") -> Dataset:
         raise DataError(f"Cannot read {_show(where)}: {_reason(error)}.") from error
 
 
+def fetch(name_or_path: str) -> None:
+    """Have torchvision fetch the dataset now, if it is one of those and not in the cache yet.
+
+    Raises `DataError` if that fails.
+    """
+    if name_or_path in _TORCHVISION_CLASSES:
+        folder = _cache_folder() / name_or_path
+        if not folder.is_dir():
+            _download(name_or_path, folder)
+
+
 def split(dataset: Dataset, *, seed: int, limit: int | None = None) -> Split:
     """Part the training images in training (eleven twelfths) and validation (one twelfth).
 
@@ -217,9 +228,8 @@ def _damaged_package(detail: str) -> DataError:
 
 def _load_cached(name: str) -> Dataset:
     """Return a dataset from the user's cache folder, fetching it there if it is not in it."""
+    fetch(name)
     folder = _cache_folder() / name
-    if not folder.is_dir():
-        _download(name, folder)
     try:
         return _dataset(name, _read_folder(folder), source=str(folder))
     except DataError as error:

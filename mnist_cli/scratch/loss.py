@@ -7,12 +7,18 @@ import numpy as np
 from mnist_cli.architectures import Array
 
 
-def softmax_cross_entropy(logits: Array, labels: Array, *, batch_size: int) -> tuple[float, Array]:
+def softmax_cross_entropy(
+    logits: Array, labels: Array, *, batch_size: int, label_smoothing: float = 0.0
+) -> tuple[float, Array]:
     """Return this share's part of the batch's mean loss, and its gradient (n, classes).
 
     With p = softmax(z) the loss of an image is -log p[label], and its gradient in z is
     p - onehot(label). Both are divided by ``batch_size``, so that shares of a batch add up to
     the mean over the whole. logits (n, classes), float; labels (n,), int.
+
+    ``label_smoothing`` e changes the gradient, to that of the loss for smoothed labels,
+    (1 - e) onehot(label) + e / classes; the loss returned stays as it is, to be compared with
+    that of other images.
     """
     rows = np.arange(len(labels))
     # Softmax does not change when a constant is taken off a row. With the row's maximum at 0
@@ -23,6 +29,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, batch_size: int) -> t
     sums = exponentials.sum(axis=1, keepdims=True)
     losses = np.log(sums[:, 0]) - shifted[rows, labels]
     gradient = exponentials / sums
-    gradient[rows, labels] -= 1
+    gradient -= label_smoothing / logits.shape[1]
+    gradient[rows, labels] -= 1 - label_smoothing
     gradient /= batch_size
     return float(losses.sum()) / batch_size, gradient

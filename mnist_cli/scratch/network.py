@@ -127,7 +127,7 @@ class Replica:
         return logits
 
     def loss_and_gradients(
-        self, images: Array, labels: Array, rows: Array, *, batch_size: int
+        self, images: Array, labels: Array, rows: Array, *, batch_size: int, label_smoothing: float
     ) -> float:
         """Return what ``images[rows]`` add to the mean loss of a batch, and fill `gradients`."""
         loss = 0.0
@@ -135,7 +135,10 @@ class Replica:
         for span in _spans(len(rows), math.ceil(len(rows) / self._max_chunk)):
             chunk = rows[span]
             chunk_loss, gradient = softmax_cross_entropy(
-                self.logits(images[chunk]), labels[chunk], batch_size=batch_size
+                self.logits(images[chunk]),
+                labels[chunk],
+                batch_size=batch_size,
+                label_smoothing=label_smoothing,
             )
             for layer in reversed(self._layers):
                 gradient = layer.backward(gradient)
@@ -162,6 +165,7 @@ class Network:
         *,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
         threads: int = 1,
         dtype: DTypeLike = np.float32,
         plain: bool = False,
@@ -171,6 +175,7 @@ class Network:
         self._state = np.zeros((2 + threads, architectures.parameter_count(spec)), dtype)
         self.velocities, self.weights, *gradients = (Parameters(spec, row) for row in self._state)
         self._momentum, self._weight_decay = momentum, weight_decay
+        self._label_smoothing = label_smoothing
         self._crew = Crew(threads)
         self._replicas = [Replica(spec, self.weights, each, plain=plain) for each in gradients]
         self._buffers = [Buffers() for _ in range(threads)]
@@ -234,7 +239,11 @@ class Network:
 
         def share(thread: int) -> float:
             return self._replicas[thread].loss_and_gradients(
-                images, labels, rows[spans[thread]], batch_size=len(rows)
+                images,
+                labels,
+                rows[spans[thread]],
+                batch_size=len(rows),
+                label_smoothing=self._label_smoothing,
             )
 
         losses = self._crew.run(share, threads)

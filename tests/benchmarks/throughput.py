@@ -119,19 +119,13 @@ def bare_torch_segment(arch: str, threads: int) -> Segment:
     return segment
 
 
-def torchvision_segment(arch: str, threads: int) -> Segment:
-    """Train from a `DataLoader` over PIL images and torchvision's transforms, as tutorials do."""
+def torchvision_loader(pixels: np.ndarray, labels: np.ndarray) -> Any:
+    """Return a `DataLoader` over PIL images through torchvision's transforms, as in tutorials."""
     import torch
     from PIL import Image
-    from torch.nn import functional
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
 
-    from mnist_cli.data.dataset import load_dataset, split
-
-    torch.set_num_threads(threads)
-    data = split(load_dataset(), seed=0)
-    pixels, labels = data.train_images[: SEGMENT_IMAGES[arch]], data.train_labels
     transform = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
     )
@@ -145,13 +139,26 @@ def torchvision_segment(arch: str, threads: int) -> Segment:
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
             return transform(Image.fromarray(pixels[index])), int(labels[index])
 
+    return DataLoader(Digits(), batch_size=BATCH_SIZE, shuffle=True)
+
+
+def torchvision_segment(arch: str, threads: int) -> Segment:
+    """Train from `torchvision_loader`."""
+    import torch
+    from torch.nn import functional
+
+    from mnist_cli.data.dataset import load_dataset, split
+
+    torch.set_num_threads(threads)
+    data = split(load_dataset(), seed=0)
+    images = SEGMENT_IMAGES[arch]
+    loader = torchvision_loader(data.train_images[:images], data.train_labels[:images])
     model, optimizer = torch_model(arch)
-    loader = DataLoader(Digits(), batch_size=BATCH_SIZE, shuffle=True)
 
     def segment() -> None:
-        for images, targets in loader:
+        for inputs, targets in loader:
             optimizer.zero_grad()
-            functional.cross_entropy(model(images), targets).backward()
+            functional.cross_entropy(model(inputs), targets).backward()
             optimizer.step()
 
     return segment
@@ -277,22 +284,26 @@ def contend(contender: str, arch: str, threads: int) -> None:
         print(SEGMENT_IMAGES[arch] / (time.perf_counter() - began), file=answers, flush=True)
 
 
+def plain_environment(threads: int) -> dict[str, str]:
+    """Return the environment of a user's own script, with ``threads`` threads for everything."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {**os.environ, "KERAS_BACKEND": "tensorflow", **dict.fromkeys(names, str(threads))}
+
+
 def start(contender: str, arch: str, threads: int) -> subprocess.Popen[str]:
-    """Start a contender's process, with the thread counts of `mnist_cli.worker`."""
+    """Start a contender's process: a framework's in the environment that `mnist train` gives it."""
+    from mnist_cli.worker import process_environment
+
+    # Those with threads of their own want none of BLAS's.
+    is_ours = contender in (*FRAMEWORKS, PRODUCTS)
+    environment = process_environment if is_ours else plain_environment
     return subprocess.Popen(
         [sys.executable, __file__, "--contend", contender, arch, "--threads", str(threads)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-            # The NumPy network has threads of its own; a user of scikit-learn has BLAS's.
-            "OPENBLAS_NUM_THREADS": str(threads) if contender == "scikit-learn" else "1",
-            "KERAS_BACKEND": "tensorflow",
-        },
+        env=environment(threads),
     )
 
 

@@ -1,0 +1,123 @@
+"""Seconds of training to 99% of the validation images: `mnist train` against a tutorial's loop.
+
+    python tests/benchmarks/time_to_accuracy.py [--seeds 5] [--threads N] [--framework torch]
+
+`mnist train` runs as it does by default. The loop is the one that PyTorch's beginners write: the
+same network with PyTorch's own starting weights, a `DataLoader` over torchvision's transforms, and
+Adam at its usual 0.001. Both train on the same images and look at the same 5,000 validation images
+ten times an epoch, outside the clock. One run at a time, in turns; run nothing beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from throughput import BATCH_SIZE, plain_environment, torch_model, torchvision_loader
+
+from mnist_cli import worker
+from mnist_cli.config import ModelSpec, TrainConfig
+
+TARGET_ACCURACY = 0.99
+CHECKS_PER_EPOCH = 10
+MOST_EPOCHS = 20  # of the loop: a seed that is not there by then counts as never
+
+
+def loop_seconds(seed: int, threads: int) -> float:
+    """Return the seconds that the loop trains until the target, infinite if it is never reached."""
+    import torch
+    from torch.nn import functional
+
+    from mnist_cli import recipe
+    from mnist_cli.data.dataset import load_dataset, split
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    data = split(load_dataset(), seed=seed)
+    loader = torchvision_loader(data.train_images, data.train_labels)
+    validation_images = torch.from_numpy(recipe.normalize(data.validation_images)).unsqueeze(1)
+    validation_labels = torch.from_numpy(data.validation_labels)
+    model, _ = torch_model("cnn")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    steps_between_checks = len(data.train_labels) // BATCH_SIZE // CHECKS_PER_EPOCH
+
+    def reached() -> bool:
+        with torch.inference_mode():
+            parts = [model(part).argmax(dim=1) for part in validation_images.split(250)]
+        accuracy = (torch.cat(parts) == validation_labels).double().mean().item()
+        return accuracy >= TARGET_ACCURACY
+
+    began, check_seconds = time.perf_counter(), 0.0
+    for _ in range(MOST_EPOCHS):
+        for step, (images, labels) in enumerate(loader, start=1):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            if step % steps_between_checks == 0:
+                check_began = time.perf_counter()
+                is_there = reached()
+                check_seconds += time.perf_counter() - check_began
+                if is_there:
+                    return time.perf_counter() - began - check_seconds
+    return math.inf
+
+
+def loop(seed: int, threads: int) -> float:
+    """Return `loop_seconds`, measured in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--loop", str(seed), "--threads", str(threads)],
+        env=plain_environment(threads),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return float(done.stdout.split()[-1])
+
+
+def mnist_train(framework: str, seed: int, threads: int) -> tuple[float, dict[str, Any]]:
+    """Return the seconds that `mnist train` takes, infinite if it ends below, and its record."""
+    job = worker.TrainJob(
+        framework=framework,
+        spec=ModelSpec("cnn"),
+        config=TrainConfig(seed=seed, target_accuracy=TARGET_ACCURACY),
+        threads=threads,
+        device="cpu",
+    )
+    record = worker.run(job, lambda _: None)
+    is_there = record["history"][-1]["validation_accuracy"] >= TARGET_ACCURACY
+    return record["train_seconds"] if is_there else math.inf, record
+
+
+def main() -> None:
+    """Measure, and print a line for each seed and the ratio of the medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--framework", default="torch")
+    parser.add_argument("--loop", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    framework, threads = arguments.framework, arguments.threads
+    if arguments.loop is not None:
+        print(loop_seconds(arguments.loop, threads))
+        return
+    print(f"| seed | mnist train, {framework}: seconds | images/s | the loop: seconds |")
+    print("| ---: | ---: | ---: | ---: |")
+    ours, theirs = [], []
+    for seed in range(arguments.seeds):
+        seconds, record = mnist_train(framework, seed, threads)
+        ours.append(seconds)
+        theirs.append(loop(seed, threads))
+        speed = record["images_per_second"]
+        print(f"| {seed} | {ours[-1]:.1f} | {speed:,.0f} | {theirs[-1]:.1f} |", flush=True)
+    medians = statistics.median(ours), statistics.median(theirs)
+    print(f"| median | {medians[0]:.1f} | | {medians[1]:.1f} |")
+    print(f"\n{medians[1] / medians[0]:.1f} times sooner (at least 8 is asked for)")
+
+
+if __name__ == "__main__":
+    main()
