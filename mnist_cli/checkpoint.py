@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from mnist_cli.adapters.base import Adapter, Classifier
 from mnist_cli.architectures import Weights, require_weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, MnistError
@@ -58,6 +59,13 @@ class Checkpoint:
             "dataset_sha256": self.dataset_sha256,
             "train_images": self.train_images,
         }
+
+    def classifier(self, adapter: Adapter, *, device: str, threads: int) -> Classifier:
+        """Return the model in a framework, in float32 whatever precision it was trained in."""
+        config = replace(self.config, precision="float32")
+        classifier = adapter.build(self.spec, config, device=device, threads=threads)
+        classifier.import_weights(self.weights)
+        return classifier
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

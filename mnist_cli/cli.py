@@ -110,6 +110,9 @@ def train(
     augment: Annotated[
         bool, typer.Option("--augment", help="Bend the pictures a little, anew each epoch.")
     ] = False,
+    precision: Annotated[
+        str, typer.Option(help="float32, or bfloat16 for the layers: faster on a GPU.")
+    ] = _DEFAULTS.precision,
     dataset: DatasetName = "mnist",
     limit: Limit = None,
     results_dir: ResultsDir = Path("results"),
@@ -132,6 +135,7 @@ def train(
             seed=seed,
             target_accuracy=target_accuracy,
             augment=augment,
+            precision=precision,
         ),
         threads=_threads(threads),
         dataset=dataset,
@@ -258,7 +262,7 @@ def sweep_batch(
     batch_sizes: Annotated[str, typer.Option(help="With commas between.")] = "16,32,64,128,256,512",
     lr_scaling: Annotated[
         str, typer.Option(help="How the learning rate follows the batch: none, linear or sqrt.")
-    ] = "linear",
+    ] = "sqrt",
     framework: Frameworks = None,
     arch: Archs = None,
     epochs: Epochs = 3,

@@ -10,6 +10,7 @@ from mnist_cli.errors import UsageError
 ARCHITECTURES = ("cnn", "mlp")
 ACTIVATIONS = ("relu", "sigmoid")
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
@@ -52,12 +53,13 @@ class TrainConfig:
     e is shared out among all ten digits (Szegedy et al., 2016, arXiv:1512.00567).
     ``target_accuracy`` (0-1), if given, ends training at the first check on the validation images
     that reaches it; there are ten an epoch. With ``augment`` each epoch trains on pictures bent
-    anew. Raises `UsageError` for a number out of range.
+    anew. With ``precision`` bfloat16 a framework computes in mixed precision: layers in bfloat16,
+    weights, loss and update in float32. Raises `UsageError` for a number out of range.
     """
 
     epochs: int = 2
     batch_size: int = 64
-    learning_rate: float = 0.05
+    learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_fraction: float = 0.3
@@ -65,8 +67,10 @@ class TrainConfig:
     seed: int = 0
     target_accuracy: float | None = None
     augment: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        require_choice("precision", self.precision, PRECISIONS)
         _require(1 <= self.epochs <= 10_000, "epochs", "from 1 to 10000", self.epochs)
         _require(1 <= self.batch_size <= 65_536, "batch size", "from 1 to 65536", self.batch_size)
         _require(
@@ -79,7 +83,10 @@ class TrainConfig:
         _require(0 <= self.weight_decay < 1, "weight decay", "from 0 to below 1", self.weight_decay)
         _require(0 < self.warmup_fraction < 1, "warmup fraction", "in (0, 1)", self.warmup_fraction)
         _require(
-            0 <= self.label_smoothing < 1, "label smoothing", "in [0, 1)", self.label_smoothing
+            0 <= self.label_smoothing < 1,
+            "label smoothing",
+            "from 0 to below 1",
+            self.label_smoothing,
         )
         _require(0 <= self.seed < 2**32, "seed", "from 0 to 4294967295", self.seed)
         _require(

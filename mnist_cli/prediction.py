@@ -190,9 +190,7 @@ class Reader:
         from mnist_cli.adapters.numpy_adapter import adapter
 
         def classifier_of(model: checkpoint.Checkpoint) -> Classifier:
-            built = adapter.build(model.spec, model.config, device="cpu", threads=self._threads)
-            built.import_weights(model.weights)
-            return built
+            return model.classifier(adapter, device="cpu", threads=self._threads)
 
         self._path = model or PRETRAINED
         self._model = checkpoint.load(self._path)

@@ -368,8 +368,7 @@ def _logits(job: EvaluateJob | PredictJob, images: Array) -> Array:
 
     model = checkpoint.load(Path(job.checkpoint))
     adapter = adapters.load(job.framework)
-    classifier = adapter.build(model.spec, model.config, device=job.device, threads=job.threads)
-    classifier.import_weights(model.weights)
+    classifier = model.classifier(adapter, device=job.device, threads=job.threads)
     return classifier.predict_logits(
         recipe.normalize(images, mean=model.pixel_mean, std=model.pixel_std)
     )

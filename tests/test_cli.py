@@ -186,6 +186,8 @@ def test_info_names_versions_devices_threads_and_data(mnist: Mnist) -> None:
         (["train", "--batch-size", "0"], "batch size must be from 1 to 65536, not 0."),
         (["train", "--batch-size", "-5"], "batch size must be"),
         (["train", "--learning-rate", "nan"], "learning rate must be"),
+        (["train", "--label-smoothing", "1"], "label smoothing must be from 0 to below 1"),
+        (["train", "--precision", "int8"], "Unknown precision 'int8'. Choose from"),
         (["train", "--target-accuracy", "99"], "target accuracy must be above 0 and at most 1"),
         (["train", "--threads", "0"], "threads must be from 1 to "),
         (["train", "--limit", "0", "--framework", "fake"], "limit must be from 1 to 55000"),
@@ -287,9 +289,30 @@ def test_a_terminal_sees_live_progress(quick: tuple[object, ...]) -> None:
     assert b"\x1b[?25h" in seen  # and given back
 
 
-def test_help_loads_no_framework_and_not_even_numpy() -> None:
+@pytest.mark.parametrize("framework", ["tensorflow", "torch"])
+def test_mixed_precision_learns_and_leaves_a_model_that_numpy_reads(
+    mnist: Mnist, framework: str, small_data: Path, tmp_path: Path
+) -> None:
+    where = ["--dataset", small_data, "--results-dir", tmp_path, "--json"]
+    recipe = ["--framework", framework, "--epochs", 5, "--batch-size", 16, "--device", "cpu"]
+    full = mnist("train", *recipe, *where).document
+    record = mnist("train", *recipe, *where, "--precision", "bfloat16").document
+    losses = [run["history"][0]["train_loss"] for run in (record, full)]
+    assert losses[0] != losses[1]
+    assert record["test_accuracy"] > 0.7  # a few hundred digits teach a CNN to read most
+    read = mnist("evaluate", record["checkpoint"], "--framework", "numpy", *where).document
+    assert read["accuracy"] == pytest.approx(record["test_accuracy"], abs=0.02)  # 2 of 100
+
+
+def test_numpy_refuses_mixed_precision_in_one_line(mnist: Mnist, tmp_path: Path) -> None:
+    options = ["--framework", "numpy", "--precision", "bfloat16", "--results-dir", tmp_path]
+    _assert_one_line_error(mnist("train", *options), 1, "float32 only")
+
+
+@pytest.mark.parametrize(("command", "more"), [("--help", {"numpy"}), ("info", set())])
+def test_help_and_info_load_nothing_heavy(command: str, more: set[str]) -> None:
     script = (
-        "import sys; sys.argv = ['mnist', '--help']\n"
+        f"import sys; sys.argv = ['mnist', '{command}']\n"
         "from mnist_cli import cli\n"
         "try: cli.main()\n"
         "finally: print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
@@ -297,9 +320,9 @@ def test_help_loads_no_framework_and_not_even_numpy() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert "compare" in done.stdout
-    loaded = set(done.stderr.split())
-    assert not loaded & {"torch", "tensorflow", "keras", "numpy", "matplotlib", "sklearn", "scipy"}
+    assert "mnist" in done.stdout
+    heavy = {"torch", "tensorflow", "keras", "matplotlib", "sklearn", "scipy", "pandas"}
+    assert not set(done.stderr.split()) & (heavy | more)
 
 
 def test_the_module_runs_as_the_command_does() -> None:

@@ -86,6 +86,11 @@ class NumpyAdapter:
                 "NumPy computes on the processor only, not on cuda. "
                 "Use --device cpu or auto, or choose torch or tensorflow."
             )
+        if config.precision != "float32":
+            raise FrameworkError(
+                f"NumPy computes in float32 only, not in {config.precision}. "
+                "Leave --precision out, or choose torch or tensorflow."
+            )
         return NumpyClassifier(spec, config, threads)
 
     def environment(self) -> dict[str, Any]:

@@ -28,29 +28,35 @@ from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 
 _PREDICT_BATCH = 250  # more takes memory, and saves little time
+# The MLP's steps are so short that below this batch size a second thread only gets in the way.
+_MLP_BATCH_FOR_THREADS = 512
 
 
-def _keras_layer(layer: Layer) -> Any:
+def _keras_layer(layer: Layer, policy: str) -> Any:
     match layer:
         case Conv():
-            return keras.layers.Conv2D(layer.out_channels, 3, padding="same", name=layer.name)
+            return keras.layers.Conv2D(
+                layer.out_channels, 3, padding="same", name=layer.name, dtype=policy
+            )
         case Dense():
-            return keras.layers.Dense(layer.out_features, name=layer.name)
+            return keras.layers.Dense(layer.out_features, name=layer.name, dtype=policy)
         case Activation():
-            return keras.layers.Activation(layer.function)
+            return keras.layers.Activation(layer.function, dtype=policy)
         case MaxPool():
-            return keras.layers.MaxPooling2D(2)
+            return keras.layers.MaxPooling2D(2, dtype=policy)
         case Flatten():
-            return keras.layers.Flatten()
+            return keras.layers.Flatten(dtype=policy)
 
 
-def build_model(spec: ModelSpec) -> Any:
-    """Return the network as a `keras.Model`, (N, 28, 28, 1) float32 -> (N, 10) logits."""
+def build_model(spec: ModelSpec, precision: str = "float32") -> Any:
+    """Return the network as a `keras.Model`, (N, 28, 28, 1) float32 -> (N, 10) float32 logits."""
+    policy = precision if precision == "float32" else f"mixed_{precision}"
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 1))
     hidden = inputs
     for layer in layers(spec):
-        hidden = _keras_layer(layer)(hidden)
-    return keras.Model(inputs, hidden, name=spec.arch)
+        hidden = _keras_layer(layer, policy)(hidden)
+    logits = keras.layers.Activation("linear", dtype="float32")(hidden)
+    return keras.Model(inputs, logits, name=spec.arch)
 
 
 def to_keras(weight: Array, channels: int | None) -> Array:
@@ -93,7 +99,7 @@ class TensorFlowClassifier:
 
     def __init__(self, spec: ModelSpec, config: TrainConfig) -> None:
         self.batch_size = config.batch_size
-        self.model = build_model(spec)
+        self.model = build_model(spec, config.precision)
         self.channels = _flattened_channels(spec)
         # name -> variable, e.g. conv1.weight -> conv1/kernel
         self.variables = {
@@ -238,6 +244,8 @@ class TensorFlowAdapter:
         self._device = "cpu" if device == "cpu" or not gpus else gpus[0].name
         # Full float32 on a GPU too: the default is TF32 here and there, in each framework its own.
         tf.config.experimental.enable_tensor_float_32_execution(False)
+        if spec.arch == "mlp" and config.batch_size < _MLP_BATCH_FOR_THREADS:
+            threads = 1
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
         return TensorFlowClassifier(spec, config)

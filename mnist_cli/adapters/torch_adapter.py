@@ -62,6 +62,7 @@ class TorchClassifier:
         self.module = build_module(spec).to(memory_format=torch.channels_last).to(device)
         maps = next(i for i, module in enumerate(self.module) if isinstance(module, nn.Flatten))
         self.maps, self.vectors = self.module[:maps], self.module[maps:]
+        self.is_mixed = config.precision != "float32"
         self.in_onednn = device.type == "cpu" and maps > 0 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         parameters = list(self.module.named_parameters())
         weights = [parameter for name, parameter in parameters if name.endswith(".weight")]
@@ -95,16 +96,19 @@ class TorchClassifier:
     def _step(self, inputs: Tensor, targets: Tensor, learning_rate: float) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        logits = self._logits(inputs)
-        smoothed_loss = functional.cross_entropy(
-            logits, targets, label_smoothing=self.label_smoothing
-        )
+        log_probabilities = functional.log_softmax(self._logits(inputs), dim=1)
+        loss = functional.nll_loss(log_probabilities, targets)
+        # What `functional.cross_entropy` does with label_smoothing, but it would keep the loss.
+        smoothed_loss = torch.lerp(loss, -log_probabilities.mean(), self.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         smoothed_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step()
-        return functional.cross_entropy(logits.detach(), targets)
+        return loss.detach()
 
     def _logits(self, inputs: Tensor) -> Tensor:
+        if self.is_mixed:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                return self.module(inputs).float()  # type: ignore[no-any-return]
         if not self.in_onednn:
             return self.module(inputs)  # type: ignore[no-any-return]  # torch's own promise
         # On a CPU oneDNN keeps the feature maps in the layout it likes best, and its pooling goes
