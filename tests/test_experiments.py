@@ -156,7 +156,7 @@ def test_a_changed_setting_is_another_comparison_and_is_named(
     before = path.read_text()
     outcome = mnist("compare", "--arch", "mlp", *quick, "--resume", "--learning-rate", "0.01")
     assert outcome.exit_code == 1
-    assert "learning_rate 0.05, not 0.01" in outcome.stderr
+    assert "learning_rate 0.1, not 0.01" in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 1
     assert path.read_text() == before
 

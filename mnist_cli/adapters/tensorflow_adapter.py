@@ -246,8 +246,9 @@ class TensorFlowAdapter:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         if spec.arch == "mlp" and config.batch_size < _MLP_BATCH_FOR_THREADS:
             threads = 1
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        if tf.config.threading.get_intra_op_parallelism_threads() == 0:  # not decided yet
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
         return TensorFlowClassifier(spec, config)
 
     def environment(self) -> dict[str, Any]:
