@@ -946,6 +946,8 @@ def _facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]
         *(f"{run.dataset}, {run.train_images:,} training images" for run in records),
         *(_plural(run.epochs, "epoch") for run in records),
         _learning_rates(records),
+        *(f"labels smoothed by {run.label_smoothing:g}" for run in records if run.label_smoothing),
+        *(run.precision for run in records if run.precision != "float32"),
         *(_hardware(run.environment) for run in records),
         *(str(run.environment.get("date", "")) for run in records),
     ]

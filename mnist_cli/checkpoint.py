@@ -11,18 +11,20 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mnist_cli.adapters.base import Adapter, Classifier
 from mnist_cli.architectures import Weights, require_weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, MnistError
 from mnist_cli.recipe import PIXEL_MEAN, PIXEL_STD
 from mnist_cli.records import EpochRecord, replacing
+
+if TYPE_CHECKING:
+    from mnist_cli.adapters.base import Adapter, Classifier
 
 FORMAT = "mnist-checkpoint"
 FORMAT_VERSION = 1

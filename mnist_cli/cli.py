@@ -111,7 +111,7 @@ def train(
         bool, typer.Option("--augment", help="Bend the pictures a little, anew each epoch.")
     ] = False,
     precision: Annotated[
-        str, typer.Option(help="float32, or bfloat16 for the layers: faster on a GPU.")
+        str, typer.Option(help="float32, or bfloat16: the layers in mixed precision.")
     ] = _DEFAULTS.precision,
     dataset: DatasetName = "mnist",
     limit: Limit = None,
@@ -216,6 +216,7 @@ def compare(
     runs: Runs = 1,
     batch_size: BatchSize = _DEFAULTS.batch_size,
     learning_rate: LearningRate = _DEFAULTS.learning_rate,
+    label_smoothing: LabelSmoothing = _DEFAULTS.label_smoothing,
     seed: Seed = _DEFAULTS.seed,
     threads: Threads = None,
     device: OneDevice = "cpu",
@@ -238,6 +239,7 @@ def compare(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            label_smoothing=label_smoothing,
             seed=seed,
             target_accuracy=target_accuracy,
         ),
@@ -270,6 +272,7 @@ def sweep_batch(
     learning_rate: Annotated[
         float, typer.Option(help=f"Peak at batch size {_DEFAULTS.batch_size}.")
     ] = _DEFAULTS.learning_rate,
+    label_smoothing: LabelSmoothing = _DEFAULTS.label_smoothing,
     seed: Seed = _DEFAULTS.seed,
     threads: Threads = None,
     device: OneDevice = "cpu",
@@ -295,7 +298,9 @@ def sweep_batch(
     template = worker.TrainJob(
         framework=frameworks[0],
         spec=ModelSpec(archs[0]),
-        config=TrainConfig(epochs=epochs, learning_rate=learning_rate, seed=seed),
+        config=TrainConfig(
+            epochs=epochs, learning_rate=learning_rate, label_smoothing=label_smoothing, seed=seed
+        ),
         threads=_threads(threads),
         dataset=dataset,
         limit=limit,

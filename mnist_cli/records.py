@@ -49,7 +49,9 @@ class RunRecord:
     ``time_to_accuracy`` maps each of `ACCURACY_MARKS` to the training seconds until validation
     accuracy first reached it, or None. ``test_errors`` lists each test image that was read wrong
     as (index, what it was read as): with it, two runs can be compared image by image.
-    ``peak_rss_mib`` is the peak memory of the run's process.
+    ``peak_rss_mib`` is the peak memory of the run's process. ``import_seconds`` is the time of the
+    framework's import, beside which a thread loads the data. ``label_smoothing`` is None in records
+    from before it was written down.
     """
 
     framework: str
@@ -76,6 +78,8 @@ class RunRecord:
     peak_rss_mib: float
     checkpoint: str | None
     environment: dict[str, Any]
+    label_smoothing: float | None = None
+    precision: str = "float32"
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:

@@ -130,11 +130,15 @@ def caption(document: Document) -> str:
     """Return one sentence on how the figures of a document were measured."""
     runs = max((row["n"] for row in document["summary"]), default=0)
     settings = document["settings"]
+    smoothing = settings.get("label_smoothing")
     devices = sorted({run["environment"]["device"] for run in document["runs"]})
     parts = [
         f"{_plural(runs, 'run')} of each, one at a time",
         _plural(settings["epochs"], "epoch"),
         *([] if _is_sweep(document) else [f"batch {settings['batch_size']}"]),
+        f"peak learning rate {settings['learning_rate']:g}"
+        + (f" at batch {settings['batch_size']}" if _is_sweep(document) else ""),
+        *([f"labels smoothed by {smoothing:g}"] if smoothing else []),
         settings["dataset"],
         _plural(settings["threads"], "thread"),
         document["environment"]["cpu"],

@@ -308,6 +308,8 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         epochs=job.config.epochs,
         batch_size=job.config.batch_size,
         learning_rate=job.config.learning_rate,
+        label_smoothing=job.config.label_smoothing,
+        precision=job.config.precision,
         seed=job.config.seed,
         history=fit.history,
         test_accuracy=last.test_accuracy,

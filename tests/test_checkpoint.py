@@ -76,6 +76,12 @@ def test_a_checkpoint_comes_back_as_it_was_saved(model: Checkpoint, saved: Path)
     assert replace(found, **blank) == replace(model, **blank)  # type: ignore[arg-type]
 
 
+def test_a_model_from_before_there_was_smoothing_is_one_without(saved: Path) -> None:
+    _rewrite(saved, recipe={"epochs": 5, "learning_rate": 0.05})
+    assert checkpoint.load(saved).config.label_smoothing == 0
+    assert checkpoint.load(saved).config != TrainConfig(epochs=5, learning_rate=0.05)
+
+
 def test_strided_weights_are_saved_with_their_own_values(model: Checkpoint, tmp_path: Path) -> None:
     # safetensors alone would write the memory of the transposed array, not its values.
     strided = {n: np.asfortranarray(a) for n, a in model.weights.items()}

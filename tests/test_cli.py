@@ -289,6 +289,7 @@ def test_a_terminal_sees_live_progress(quick: tuple[object, ...]) -> None:
     assert b"\x1b[?25h" in seen  # and given back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["tensorflow", "torch"])
 def test_mixed_precision_learns_and_leaves_a_model_that_numpy_reads(
     mnist: Mnist, framework: str, small_data: Path, tmp_path: Path
@@ -298,10 +299,23 @@ def test_mixed_precision_learns_and_leaves_a_model_that_numpy_reads(
     full = mnist("train", *recipe, *where).document
     record = mnist("train", *recipe, *where, "--precision", "bfloat16").document
     losses = [run["history"][0]["train_loss"] for run in (record, full)]
-    assert losses[0] != losses[1]
+    # Runs of one precision agree to 1e-5 or so even if threads add in another order.
+    assert abs(losses[0] / losses[1] - 1) > 1e-4
+    assert [run["precision"] for run in (record, full)] == ["bfloat16", "float32"]
     assert record["test_accuracy"] > 0.7  # a few hundred digits teach a CNN to read most
     read = mnist("evaluate", record["checkpoint"], "--framework", "numpy", *where).document
-    assert read["accuracy"] == pytest.approx(record["test_accuracy"], abs=0.02)  # 2 of 100
+    assert read["accuracy"] == record["test_accuracy"]  # both judge in float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_size", "threads"), [(64, 1), (512, 2)])
+def test_tensorflow_takes_one_thread_for_small_batches_of_the_mlp(
+    mnist: Mnist, tmp_path: Path, batch_size: int, threads: int
+) -> None:
+    options = ["--framework", "tensorflow", "--arch", "mlp", "--device", "cpu", "--threads", 2]
+    sizes = ["--epochs", 1, "--limit", 1000, "--batch-size", batch_size]
+    record = mnist("train", *options, *sizes, "--results-dir", tmp_path, "--json").document
+    assert record["environment"]["framework_threads"] == threads
 
 
 def test_numpy_refuses_mixed_precision_in_one_line(mnist: Mnist, tmp_path: Path) -> None:
@@ -309,8 +323,10 @@ def test_numpy_refuses_mixed_precision_in_one_line(mnist: Mnist, tmp_path: Path)
     _assert_one_line_error(mnist("train", *options), 1, "float32 only")
 
 
-@pytest.mark.parametrize(("command", "more"), [("--help", {"numpy"}), ("info", set())])
-def test_help_and_info_load_nothing_heavy(command: str, more: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "said", "more"), [("--help", "compare", {"numpy"}), ("info", "threads", set())]
+)
+def test_help_and_info_load_nothing_heavy(command: str, said: str, more: set[str]) -> None:
     script = (
         f"import sys; sys.argv = ['mnist', '{command}']\n"
         "from mnist_cli import cli\n"
@@ -320,7 +336,7 @@ def test_help_and_info_load_nothing_heavy(command: str, more: set[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert "mnist" in done.stdout
+    assert said in done.stdout
     heavy = {"torch", "tensorflow", "keras", "matplotlib", "sklearn", "scipy", "pandas"}
     assert not set(done.stderr.split()) & (heavy | more)
 

@@ -383,6 +383,17 @@ def test_unreadable_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert error_of(folder) == f"Cannot read {folder / TRAIN_IMAGES}: Permission denied."
 
 
+def test_an_unreadable_cache_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(dataset_module, "_cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(DataError, match="Permission denied") as error_info:
+        dataset_module.fetch("kmnist")
+    assert str(tmp_path / "kmnist") in str(error_info.value)
+
+
 def test_path_with_a_newline_is_shown_in_one_line(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "two\nlines")
     (folder / TRAIN_IMAGES).write_bytes(b"")

@@ -433,7 +433,8 @@ def test_the_parent_of_a_comparison_is_small_and_loads_no_framework(quick: list[
         "from mnist_cli import cli\n"
         "try: cli.main()\n"
         "finally:\n"
-        "    print({'torch', 'tensorflow', 'keras', 'torchvision'} & set(sys.modules))\n"
+        "    heavy = {'torch', 'tensorflow', 'keras', 'torchvision', 'sklearn', 'pandas'}\n"
+        "    print(heavy & set(sys.modules))\n"
         "    from mnist_cli.records import peak_rss_mib\n"
         "    assert peak_rss_mib() <= 200, peak_rss_mib()\n"
     )

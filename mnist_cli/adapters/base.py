@@ -75,7 +75,9 @@ class Adapter(Protocol):
     ) -> Classifier:
         """Return a network; its weights are undefined until `Classifier.import_weights`.
 
-        ``device`` is auto, cpu or cuda. Raises `FrameworkError` for a device that is not there.
+        ``device`` is auto, cpu or cuda. With ``config.precision`` bfloat16 the steps are taken in
+        mixed precision: `Classifier.predict_logits` stays in float32, and so do the weights. Raises
+        `FrameworkError` for a device that is not there, or a precision it does not compute in.
         """
         ...
 

@@ -116,8 +116,10 @@ class TensorFlowClassifier:
         }
         self._resident: tuple[Array, Any] | None = None
         self._train_chunk = self._compile_chunk(config)
+        # Judged in float32, whatever it is trained in.
+        self._reader = self.model if config.precision == "float32" else build_model(spec)
         self._predict = tf.function(
-            lambda images: self.model(images, training=False),
+            lambda images: self._reader(images, training=False),
             input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.float32)],
         )
 
@@ -179,6 +181,8 @@ class TensorFlowClassifier:
 
     def predict_logits(self, images: Array) -> Array:
         """See `base.Classifier.predict_logits`."""
+        if self._reader is not self.model:
+            self._reader.set_weights(self.model.get_weights())
         logits = np.empty((len(images), 10), dtype=np.float32)
         for start in range(0, len(images), _PREDICT_BATCH):
             batch = slice(start, start + _PREDICT_BATCH)
@@ -244,7 +248,11 @@ class TensorFlowAdapter:
         self._device = "cpu" if device == "cpu" or not gpus else gpus[0].name
         # Full float32 on a GPU too: the default is TF32 here and there, in each framework its own.
         tf.config.experimental.enable_tensor_float_32_execution(False)
-        if spec.arch == "mlp" and config.batch_size < _MLP_BATCH_FOR_THREADS:
+        if (
+            self._device == "cpu"
+            and spec.arch == "mlp"
+            and config.batch_size < _MLP_BATCH_FOR_THREADS
+        ):
             threads = 1
         if tf.config.threading.get_intra_op_parallelism_threads() == 0:  # not decided yet
             tf.config.threading.set_intra_op_parallelism_threads(threads)

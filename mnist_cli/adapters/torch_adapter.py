@@ -96,7 +96,8 @@ class TorchClassifier:
     def _step(self, inputs: Tensor, targets: Tensor, learning_rate: float) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        log_probabilities = functional.log_softmax(self._logits(inputs), dim=1)
+        logits = self._mixed_logits(inputs) if self.is_mixed else self._logits(inputs)
+        log_probabilities = functional.log_softmax(logits, dim=1)
         loss = functional.nll_loss(log_probabilities, targets)
         # What `functional.cross_entropy` does with label_smoothing, but it would keep the loss.
         smoothed_loss = torch.lerp(loss, -log_probabilities.mean(), self.label_smoothing)
@@ -106,15 +107,18 @@ class TorchClassifier:
         return loss.detach()
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        if self.is_mixed:
-            with torch.autocast(self.device.type, torch.bfloat16):
-                return self.module(inputs).float()  # type: ignore[no-any-return]
-        if not self.in_onednn:
-            return self.module(inputs)  # type: ignore[no-any-return]  # torch's own promise
-        # On a CPU oneDNN keeps the feature maps in the layout it likes best, and its pooling goes
-        # back several times faster than PyTorch's own, whose winners are 64-bit indices.
-        maps = self.maps(inputs.to_mkldnn()).to_dense()
-        return self.vectors(maps)  # type: ignore[no-any-return]  # torch's own promise
+        if self.in_onednn:
+            # On a CPU oneDNN keeps the feature maps in the layout it likes best, and its pooling
+            # goes back several times faster than PyTorch's, whose winners are 64-bit indices.
+            logits: Tensor = self.vectors(self.maps(inputs.to_mkldnn()).to_dense())
+        else:
+            logits = self.module(inputs)
+        return logits
+
+    def _mixed_logits(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits: Tensor = self.module(inputs)
+        return logits.float()
 
     def _on_device(self, images: Array) -> Tensor:
         """Return images as (N, 1, 28, 28) on the device, moved there whenever they change."""

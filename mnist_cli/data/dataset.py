@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -129,24 +129,34 @@ def load_dataset(name_or_path: str = "mnist") -> Dataset:
 
     Raises `UsageError` for what is neither a name nor a path, `DataError` for what cannot be read.
     """
-    try:
+    with _reading(name_or_path):
         if name_or_path == "mnist":
             return _load_embedded()
         if name_or_path in _TORCHVISION_CLASSES:
             return _load_cached(name_or_path)
         return _load_path(name_or_path)
+
+
+@contextlib.contextmanager
+def _reading(what: str | Path) -> Iterator[None]:
+    """Turn an `OSError` into a `DataError` that names the file, or ``what`` was to be read."""
+    try:
+        yield
     except OSError as error:
-        where = error.filename or name_or_path
+        where = error.filename or what
         raise DataError(f"Cannot read {_show(where)}: {_reason(error)}.") from error
 
 
 def fetch(name_or_path: str) -> None:
-    """Have torchvision fetch the dataset now, if it is one of those and not in the cache yet.
+    """Have torchvision fetch the dataset, if it is one of those and not in the cache yet.
 
-    Raises `DataError` if that fails.
+    `load_dataset` does so too; this is for whoever wants it done beforehand. Raises `DataError` if
+    it fails.
     """
-    if name_or_path in _TORCHVISION_CLASSES:
-        folder = _cache_folder() / name_or_path
+    if name_or_path not in _TORCHVISION_CLASSES:
+        return
+    folder = _cache_folder() / name_or_path
+    with _reading(folder):
         if not folder.is_dir():
             _download(name_or_path, folder)
 

@@ -2,10 +2,11 @@
 
     python tests/benchmarks/throughput.py [--rounds 7] [--threads N] [--network cnn|mlp]
 
-Each contender trains in a process of its own; the processes take turns, one segment of images at a
-time, in rounds that are reversed every second time, so that a machine whose speed drifts favours
-nobody. The table gives medians over rounds and the ratios that the project promises. Nothing else
-should run on the machine meanwhile.
+Each contender trains in a process of its own: a framework in the environment that `mnist train`
+gives it, a peer in a user's own, with as many threads. The processes take turns, one segment of
+images at a time, in rounds that are reversed every second time, so that a machine whose speed
+drifts favours nobody. The table gives medians over rounds and the ratios that the project promises.
+Nothing else should run on the machine meanwhile.
 
 "matrix products" trains nothing: it multiplies as many numbers as the direct method would for as
 many images. Its images/s are the floor that a network's are a share of; Winograd's method has
@@ -79,23 +80,26 @@ def adapter_segment(framework: str, arch: str, threads: int) -> Segment:
     return segment
 
 
-def torch_model(arch: str) -> tuple[Any, Any]:
-    """Return the network in PyTorch and `optim.SGD` for it, as a user would write them."""
-    import torch
+def torch_model(arch: str) -> Any:
+    """Return the network in PyTorch, as a user would write it."""
     from torch import nn
 
     if arch == "cnn":
-        model = nn.Sequential(
+        return nn.Sequential(
             *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Linear(128, 10)),
         )
-    else:
-        model = nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
-    optimizer = torch.optim.SGD(
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def torch_sgd(model: Any) -> Any:
+    """Return PyTorch's own optimiser with the recipe's numbers."""
+    import torch
+
+    return torch.optim.SGD(
         model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    return model, optimizer
 
 
 def bare_torch_segment(arch: str, threads: int) -> Segment:
@@ -104,8 +108,8 @@ def bare_torch_segment(arch: str, threads: int) -> Segment:
     from torch.nn import functional
 
     torch.set_num_threads(threads)
-    model, optimizer = torch_model(arch)
-    model = model.to(memory_format=torch.channels_last)
+    model = torch_model(arch).to(memory_format=torch.channels_last)
+    optimizer = torch_sgd(model)
     arrays = load()
     images, labels = torch.from_numpy(arrays[0]).unsqueeze(1), torch.from_numpy(arrays[1])
 
@@ -153,7 +157,8 @@ def torchvision_segment(arch: str, threads: int) -> Segment:
     data = split(load_dataset(), seed=0)
     images = SEGMENT_IMAGES[arch]
     loader = torchvision_loader(data.train_images[:images], data.train_labels[:images])
-    model, optimizer = torch_model(arch)
+    model = torch_model(arch)
+    optimizer = torch_sgd(model)
 
     def segment() -> None:
         for inputs, targets in loader:

@@ -4,8 +4,10 @@
 
 `mnist train` runs as it does by default. The loop is the one that PyTorch's beginners write: the
 same network with PyTorch's own starting weights, a `DataLoader` over torchvision's transforms, and
-Adam at its usual 0.001. Both train on the same images and look at the same 5,000 validation images
-ten times an epoch, outside the clock. One run at a time, in turns; run nothing beside it.
+Adam at its usual 0.001; it decodes and normalises each image as it goes, inside its clock. Both
+warm up before the clock starts, train on the same images, and look at the same 5,000 validation
+images ten times an epoch, outside the clock. One run at a time, by turns each first; run nothing
+beside it.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def loop_seconds(seed: int, threads: int) -> float:
     loader = torchvision_loader(data.train_images, data.train_labels)
     validation_images = torch.from_numpy(recipe.normalize(data.validation_images)).unsqueeze(1)
     validation_labels = torch.from_numpy(data.validation_labels)
-    model, _ = torch_model("cnn")
+    model = torch_model("cnn")
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     steps_between_checks = len(data.train_labels) // BATCH_SIZE // CHECKS_PER_EPOCH
 
@@ -53,6 +55,11 @@ def loop_seconds(seed: int, threads: int) -> float:
         accuracy = (torch.cat(parts) == validation_labels).double().mean().item()
         return accuracy >= TARGET_ACCURACY
 
+    for _ in range(3):  # allocate, and let oneDNN choose; the weights stay as they are
+        functional.cross_entropy(
+            model(validation_images[:BATCH_SIZE]), validation_labels[:BATCH_SIZE]
+        ).backward()
+    reached()
     began, check_seconds = time.perf_counter(), 0.0
     for _ in range(MOST_EPOCHS):
         for step, (images, labels) in enumerate(loader, start=1):
@@ -109,14 +116,20 @@ def main() -> None:
     print("| ---: | ---: | ---: | ---: |")
     ours, theirs = [], []
     for seed in range(arguments.seeds):
+        if seed % 2:
+            theirs.append(loop(seed, threads))
         seconds, record = mnist_train(framework, seed, threads)
         ours.append(seconds)
-        theirs.append(loop(seed, threads))
+        if not seed % 2:
+            theirs.append(loop(seed, threads))
         speed = record["images_per_second"]
         print(f"| {seed} | {ours[-1]:.1f} | {speed:,.0f} | {theirs[-1]:.1f} |", flush=True)
     medians = statistics.median(ours), statistics.median(theirs)
     print(f"| median | {medians[0]:.1f} | | {medians[1]:.1f} |")
-    print(f"\n{medians[1] / medians[0]:.1f} times sooner (at least 8 is asked for)")
+    if math.isinf(medians[0]):
+        print("\nmnist train was not there in the median.")
+    else:
+        print(f"\n{medians[1] / medians[0]:.1f} times sooner (at least 8 is asked for)")
 
 
 if __name__ == "__main__":
