@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # a second's work that torch.optim would put off until its first use
 from torch import Tensor, nn
 from torch.nn import functional
 
