@@ -156,6 +156,10 @@ def train(
         _print_json(result)
     else:
         console.stdout().print(console.history_table(record))
+        if target_accuracy is not None:
+            is_reached = record.history[-1].validation_accuracy >= target_accuracy
+            when = f"reached after {record.train_seconds:.1f} s of training"
+            typer.echo(f"target {target_accuracy:.4g}: {when if is_reached else 'not reached'}")
         _say_written(record.checkpoint, chart)
 
 
@@ -554,7 +558,10 @@ def _printable(name: str) -> str:
 
 
 class _PredictionPrinter:
-    """Prints answers as they come, as text, CSV or one JSON list."""
+    """Prints answers as they come, as text, CSV or one JSON list.
+
+    In whole lines and through `print`, which a progress bar can move out of its way.
+    """
 
     def __init__(self, *, as_csv: bool, as_json: bool, show: bool) -> None:
         self._as_csv, self._as_json, self._show = as_csv, as_json, show
@@ -563,7 +570,7 @@ class _PredictionPrinter:
     def print(self, name: str, answer: Prediction) -> None:
         if self._as_json:
             item = json.dumps({**answer.to_json(), "file": name}, indent=1)
-            typer.echo(("[\n" if not self._printed else ",\n") + item, nl=False)
+            print("," if self._printed else "[", item, sep="\n", flush=True)
         elif self._as_csv:
             import csv
 
@@ -575,18 +582,19 @@ class _PredictionPrinter:
             row = (name, text, f"{answer.confidence:.4f}", sure)
             writer.writerow(row)
         else:
-            typer.echo("\n".join(_prediction_lines(name, answer)))
+            print("\n".join(_prediction_lines(name, answer)), flush=True)
         if self._show:
             from mnist_cli import console
 
             images = [digit.image for digit in answer.digits]
             machine_readable = self._as_json or self._as_csv
-            typer.echo(console.half_blocks(images, err=machine_readable), err=machine_readable)
+            pictures = console.half_blocks(images, err=machine_readable)
+            print(pictures, file=sys.stderr if machine_readable else sys.stdout)
         self._printed += 1
 
     def close(self) -> None:
         if self._as_json:
-            typer.echo("\n]" if self._printed else "[]")
+            print("]" if self._printed else "[]")
 
 
 def _prediction_lines(name: str, answer: Prediction) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +46,32 @@ class Outcome:
     def document(self) -> Any:
         """Standard output as the one JSON document it must be."""
         return json.loads(self.stdout)
+
+
+@pytest.fixture
+def on_terminal() -> Callable[..., bytes]:
+    """Run ``mnist`` with arguments on a terminal of its own; return all that it wrote there."""
+
+    def run(*arguments: object) -> bytes:
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mnist_cli", *map(str, arguments)],
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
+        )
+        os.close(theirs)
+        seen = b""
+        try:
+            while chunk := os.read(ours, 65_536):
+                seen += chunk
+        except OSError:  # Linux' way of saying that the other end is closed
+            pass
+        process.wait()
+        os.close(ours)
+        return seen
+
+    return run
 
 
 @pytest.fixture

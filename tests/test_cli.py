@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -60,6 +59,17 @@ def test_train_writes_model_record_and_chart_and_prints_a_table(
     # Not a terminal: one plain line an epoch, no control characters.
     assert re.search(r"^fake mlp  2/2  loss .*  validation .*%  test .* s$", outcome.stderr, re.M)
     assert "\x1b" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [(0.2, r"target 0\.2: reached after \d+\.\d s"), (1, "target 1: not reached")],
+)
+def test_train_says_whether_the_target_was_reached(
+    mnist: Mnist, quick: tuple[object, ...], target: float, said: str
+) -> None:
+    outcome = mnist("train", "--framework", "fake", *quick, "--target-accuracy", target)
+    assert re.search(said, outcome.stdout), outcome.stdout
 
 
 def test_train_json_is_one_record_and_the_record_on_disk(
@@ -269,20 +279,10 @@ def test_ctrl_c_exits_130_keeps_the_checkpoint_and_shows_no_traceback(
     assert (tmp_path / "results" / "models" / "fake-cnn.safetensors").exists()
 
 
-def test_a_terminal_sees_live_progress(quick: tuple[object, ...]) -> None:
-    command = [sys.executable, "-m", "mnist_cli", "train", "--framework", "fake", *map(str, quick)]
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command, stderr=theirs, stdout=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"}
-    )
-    os.close(theirs)
-    seen = b""
-    try:
-        while chunk := os.read(ours, 65_536):
-            seen += chunk
-    except OSError:  # Linux' way of saying that the other end is closed
-        pass
-    process.wait()
+def test_a_terminal_sees_live_progress(
+    quick: tuple[object, ...], on_terminal: Callable[..., bytes]
+) -> None:
+    seen = on_terminal("train", "--framework", "fake", *quick)
     assert b"fake cnn" in seen
     assert b"left" in seen
     assert b"\x1b[?25l" in seen  # the cursor is hidden while the bars are live,

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +52,18 @@ def own_accuracy(reader: Reader, mnist_data: Dataset) -> float:
     """The model's accuracy, in percent, on the test images as they are."""
     logits = reader.logits(mnist_data.test_images)
     return 100 * float(np.mean(logits.argmax(axis=1) == mnist_data.test_labels))
+
+
+def test_on_a_terminal_answers_stand_on_lines_of_their_own(
+    pictures: Path, on_terminal: Callable[..., bytes]
+) -> None:
+    seen = on_terminal("predict", pictures).decode()
+    assert "0/10" in seen  # a bar was there,
+    lines = re.split(r"[\r\n]+|\x1b\[[\d;?]*[A-Zh-l]", seen)  # what the screen shows, line by line
+    answers = [line for line in lines if ".png:" in line]
+    assert len(answers) == 10
+    assert all(line.startswith(str(pictures)) for line in answers)  # and none follows it
+    assert "10 pictures in" in lines[-2]
 
 
 def _accuracy(answers: list[Prediction | PictureError], labels: Array) -> float:
