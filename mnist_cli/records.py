@@ -49,7 +49,8 @@ class RunRecord:
     ``time_to_accuracy`` maps each of `ACCURACY_MARKS` to the training seconds until validation
     accuracy first reached it, or None. ``test_errors`` lists each test image that was read wrong
     as (index, what it was read as): with it, two runs can be compared image by image.
-    ``peak_rss_mib`` is the peak memory of the run's process. ``import_seconds`` is the time of the
+    ``peak_rss_mib`` is the peak memory of the run's process; what NumPy's forked helpers add to
+    that, some 40 MiB each for the CNN, is not in it. ``import_seconds`` is the time of the
     framework's import, beside which a thread loads the data. ``label_smoothing`` is None in records
     from before it was written down.
     """

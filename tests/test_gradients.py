@@ -297,7 +297,6 @@ def test_pool_breaks_ties_as_pytorch_does():
 )
 def test_shares_of_a_batch_add_up_to_its_gradient(name, count, monkeypatch):
     images, labels = digits(count)
-    monkeypatch.setattr("mnist_cli.scratch.network.MIN_SHARE", {"cnn": 1, "mlp": 1})
     with monkeypatch.context() as at_once:
         at_once.setattr("mnist_cli.scratch.network.MAX_CHUNK", {"cnn": count, "mlp": count})
         expected_loss, expected = network(name).loss_and_gradients(images, labels)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from mnist_cli.architectures import parameter_count, parameter_shapes
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.recipe import starting_weights
-from mnist_cli.scratch.crew import Crew
+from mnist_cli.scratch.crew import Crew, can_fork, shared_array
 from mnist_cli.scratch.layers import PLACES, Buffers, Conv, Sigmoid
 from mnist_cli.scratch.loss import softmax_cross_entropy
 from mnist_cli.scratch.network import Network
@@ -124,13 +127,15 @@ def test_the_same_run_twice_gives_the_same_bits(spec, threads):
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_threads_change_nothing_but_rounding(spec, monkeypatch):
-    monkeypatch.setattr("mnist_cli.scratch.network.MIN_SHARE", {"cnn": 1, "mlp": 1})
-    one, two = classifier(spec, threads=1), classifier(spec, threads=2)
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_nothing_but_rounding(spec, threads, crews):
+    one, more = classifier(spec), classifier(spec, threads=threads)
     # float32 rounds at 1e-7, which six steps let grow; a lost share would show in the first digit.
-    np.testing.assert_allclose(train(one), train(two), rtol=1e-4)
-    for name, weight in one.export_weights().items():
-        np.testing.assert_allclose(two.export_weights()[name], weight, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(train(one), train(more), rtol=1e-4)
+    for exported in ("export_weights", "export_optimizer"):
+        found = getattr(more, exported)()
+        for name, expected in getattr(one, exported)().items():
+            np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -235,29 +240,108 @@ def test_nesterov_step_by_product_is_the_plain_step(shares, momentum, weight_dec
     np.testing.assert_array_equal(state[2:], gradients)
 
 
-def test_a_crew_tells_an_error_and_works_on():
+@pytest.fixture(params=["processes", "threads"])
+def crews(request, monkeypatch):
+    """Both kinds of crews, where there are both."""
+    if request.param == "threads":
+        monkeypatch.setattr("mnist_cli.scratch.crew.can_fork", lambda: False)
+        monkeypatch.setattr("mnist_cli.scratch.network.can_fork", lambda: False)
+    elif not can_fork():
+        pytest.skip("no forking here")
+    return request.param
+
+
+def test_members_of_a_crew_add_up_their_terms_meeting_after_meeting(crews):
+    crew = Crew(3, capacity=4)
+    sums = shared_array((50, 3, 4), np.float32)
+
+    def work(member):
+        for turn in range(50):
+            sums[turn, member] = crew.all_reduce(member, np.full(4, turn + 100 * member))
+
+    with crew.working(work):
+        work(0)
+    assert (sums == np.arange(0, 150, 3)[:, np.newaxis, np.newaxis] + 300).all()
+
+
+def test_a_failing_helper_stops_the_crew_and_is_told(crews, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # it would print the error
     crew = Crew(3)
 
-    def work(thread):
-        if thread == 1:
+    def work(member):
+        if member == 1:
             raise ValueError("helper")
-        return thread
+        crew.meet(member)
 
-    with pytest.raises(ValueError, match="helper"):
-        crew.run(work, 3)
-    assert crew.run(lambda thread: 10 * thread, 3) == [0, 10, 20]
+    with pytest.raises(FrameworkError, match="--threads 1"), crew.working(work):
+        work(0)
 
 
-def test_the_threads_of_a_crew_end_with_it():
-    before = set(threading.enumerate())
-    crew = Crew(4)
-    helpers = set(threading.enumerate()) - before
-    assert len(helpers) == 3
-    del crew
-    gc.collect()
-    for helper in helpers:
-        helper.join(timeout=10)
-        assert not helper.is_alive()
+def test_a_killed_helper_is_told():
+    crew = Crew(2)
+
+    def work(member):
+        if member == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        crew.meet(member)
+
+    with pytest.raises(FrameworkError, match="-9: killed"), crew.working(work):
+        work(0)
+
+
+def test_a_caller_that_fails_leaves_no_helper_behind(crews):
+    crew = Crew(2)
+    pids = shared_array((2,), np.int64)
+
+    def work(member):
+        pids[member] = os.getpid() if crews == "processes" else threading.get_native_id()
+        crew.meet(member)
+        crew.meet(member)
+
+    def fail():
+        with crew.working(work):
+            crew.meet(0)
+            raise ValueError("caller")
+
+    with pytest.raises(ValueError, match="caller"):
+        fail()
+    assert not Path(f"/proc/self/task/{pids[1]}").exists()
+    assert not Path(f"/proc/{pids[1]}").exists()
+
+
+def test_a_helper_ends_when_its_caller_is_killed(tmp_path):
+    program = """
+import os, signal
+from mnist_cli.scratch.crew import Crew
+crew = Crew(2)
+def work(member):
+    if member == 1:
+        print(os.getpid(), flush=True)
+        crew.meet(member)
+with crew.working(work):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    # The helper holds the other end of the pipe: reading to its end waits for the helper's.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_training_left_in_the_middle_of_an_epoch_leaves_no_helper_and_whole_weights(crews):
+    model, other = (classifier(CNN, threads=2, config=TrainConfig(batch_size=2)) for _ in range(2))
+    images, labels = pictures()
+    steps = 2 * STEPS_PER_CHUNK
+    order, rates = np.arange(2 * steps) % len(labels), np.full(steps, 0.01, dtype=np.float32)
+    chunks = model.train_epoch(images, labels, order=order, learning_rates=rates)
+    next(chunks)
+    chunks.close()
+    assert threading.active_count() == 1
+    assert not multiprocessing.active_children()
+    half = slice(STEPS_PER_CHUNK)
+    for _ in other.train_epoch(
+        images, labels, order=order[: 2 * STEPS_PER_CHUNK], learning_rates=rates[half]
+    ):
+        pass
+    assert_same(model.export_weights(), other.export_weights())
 
 
 def test_huge_logits_do_not_overflow():
@@ -282,7 +366,9 @@ def test_a_run_that_diverges_yields_its_losses_without_warnings(recwarn):
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_logits_of_an_image_do_not_depend_on_how_many_come_with_it(spec, threads):
+def test_logits_of_an_image_do_not_depend_on_how_many_come_with_it(spec, threads, monkeypatch):
+    monkeypatch.setattr("mnist_cli.scratch.network.MIN_CHUNKS", 1)
+    monkeypatch.setattr("mnist_cli.scratch.network.MAX_CHUNK", {"cnn": 16, "mlp": 16})
     model = classifier(spec, threads=threads)
     images, _ = pictures(65)
     everything = model.predict_logits(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from mnist_cli.architectures import Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.scratch.network import Network
+
+# Images of a chunk of steps: 6 MB, which the last cache of the processor holds.
+MAX_GATHERED = 2_048
 
 
 class NumpyClassifier:
@@ -34,18 +38,22 @@ class NumpyClassifier:
         self, images: Array, labels: Array, *, order: Array, learning_rates: Array
     ) -> Iterator[Array]:
         """See `base.Classifier.train_epoch`."""
-        batches = order.reshape(-1, self.batch_size)
-        rates = learning_rates.tolist()
-        for start in range(0, len(rates), STEPS_PER_CHUNK):
-            steps = range(start, min(start + STEPS_PER_CHUNK, len(rates)))
-            with self._blas.limit(limits=1):  # not across a yield: the caller's BLAS is its own
-                losses = [
-                    self.network.train_step(
-                        images, labels, batches[step], learning_rate=rates[step]
-                    )
-                    for step in steps
-                ]
-            yield np.array(losses, dtype=np.float32)
+        chunks = self.network.train(
+            images,
+            labels,
+            order.reshape(-1, self.batch_size),
+            learning_rates=learning_rates.tolist(),
+            steps_per_chunk=min(STEPS_PER_CHUNK, max(1, MAX_GATHERED // self.batch_size)),
+        )
+        with closing(chunks):
+            while True:
+                # Not across a yield: the caller's BLAS and warnings are its own. A loss that is no
+                # number is seen by whoever asked for it; warnings would say it again.
+                with self._blas.limit(limits=1), np.errstate(over="ignore", invalid="ignore"):
+                    losses = next(chunks, None)
+                if losses is None:
+                    return
+                yield np.array(losses, dtype=np.float32)
 
     def predict_logits(self, images: Array) -> Array:
         """See `base.Classifier.predict_logits`."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from mnist_cli.architectures import Array
-from mnist_cli.scratch.layers import Buffers, Weighted
+from mnist_cli.scratch.layers import Buffers, Weighted, pieces
 
 # Winograd's F(2x2, 3x3) (Lavin and Gray, 2016, arXiv:1509.09308): four outputs of a 3x3
 # convolution from a 4x4 tile t by 16 products in place of 36,
@@ -113,7 +113,7 @@ class DirectBlock(_Block):
             writeable=False,
         )
         self._start(rows, columns, count)
-        for band in _bands(rows, 2):
+        for band in pieces(rows, 2):
             patches = self._band_of_patches(band)
             shape = (4, patches.shape[2], len(self.bias))
             quarters = self._buffers("quarters", shape, dtype)
@@ -125,7 +125,7 @@ class DirectBlock(_Block):
         """Leave dW and db of dy (H/2, W/2, N, K), which is used up."""
         self._rectify_backward(gradient)
         self.weight_gradient[...] = 0
-        for band in _bands(len(gradient), 2):
+        for band in pieces(len(gradient), 2):
             products = np.matmul(self._band_of_patches(band), self._unpool(gradient, band))
             self.weight_gradient += products.sum(axis=0).reshape(self.weight.shape)
 
@@ -238,11 +238,6 @@ class Unstack:
         images = self._buffers("images", self._shape, gradient.dtype)
         images[...] = gradient.reshape(count, height, width, channels).transpose(1, 2, 0, 3)
         return images
-
-
-def _bands(rows: int, size: int) -> list[slice]:
-    """Return slices of ``size`` that cover ``range(rows)`` between them, the last maybe less."""
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def _pad(images: Array, padded: Array) -> None:

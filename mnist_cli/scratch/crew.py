@@ -1,60 +1,174 @@
-"""Threads that wait for work.
+"""Members of a crew, who work side by side: processes where the system forks, threads elsewhere.
 
-NumPy lets go of Python's lock while it computes, so threads do run side by side, provided that BLAS
-itself takes one thread for each.
+A forked process reads the caller's arrays without a copy and has an interpreter of its own, with a
+lock of its own: a step of small matrices is many short calls, and threads would wait for that
+lock in each. What a member changes is its own, save for arrays from `shared_array`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any, TypeVar
-from weakref import finalize
+import math
+import mmap
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import BrokenBarrierError
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-T = TypeVar("T")
+from mnist_cli.architectures import Array
+from mnist_cli.errors import FrameworkError
+
+# How often to look before sleeping: about half a millisecond, several times what members that have
+# a core each wait for one another. Who sleeps is woken 50 microseconds late, a quarter of a step.
+SPINS = 4_000
+_SECONDS_BETWEEN_CHECKS = 0.2  # that the other members are still there
+
+
+def shared_array(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Return zeros that the members of a crew started later see one another change."""
+    memory = mmap.mmap(-1, max(1, math.prod(shape) * np.dtype(dtype).itemsize))
+    return np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
+
+
+def can_fork() -> bool:
+    """Return whether crews are processes.
+
+    Only Linux: on macOS neither NumPy's Accelerate nor the system's own libraries bear it.
+    """
+    if sys.platform != "linux":
+        return False
+    with suppress(ImportError, OSError):  # a sandbox without shared semaphores
+        from multiprocessing import get_context
+
+        get_context("fork").Semaphore(0)
+        return True
+    return False
 
 
 class Crew:
-    """The caller's own thread and ``threads - 1`` helpers.
+    """``members`` who do one piece of work together: member 0 is the caller, the rest its helpers.
 
-    One call at a time, and none from within work.
+    ``capacity`` is how many numbers of ``dtype`` they can `all_reduce`.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._queues: list[tuple[SimpleQueue[Any], SimpleQueue[Any]]] = []
-        for _ in range(threads - 1):
-            calls: SimpleQueue[Any] = SimpleQueue()
-            results: SimpleQueue[Any] = SimpleQueue()
-            Thread(target=_serve, args=(calls, results), daemon=True).start()
-            finalize(self, calls.put, None)
-            self._queues.append((calls, results))
+    def __init__(self, members: int, *, capacity: int = 0, dtype: DTypeLike = np.float32) -> None:
+        self.members = members
+        self._caller = os.getpid()
+        self._helpers: list[Any] = []
+        self._arrivals: list[Any] = []
+        self._is_forked = False
+        if members > 1:
+            from multiprocessing import (
+                dummy,
+                get_context,
+            )  # not for `mnist predict`: a member alone
 
-    def run(self, work: Callable[[int], T], threads: int) -> list[T]:
-        """Return ``[work(0), ..., work(threads - 1)]``: the first done here, others by helpers."""
-        queues = self._queues[: max(0, threads - 1)]
-        for thread, (calls, _) in enumerate(queues, start=1):
-            calls.put((work, thread))
+            self._is_forked = can_fork()
+            self._context: Any = get_context("fork") if self._is_forked else dummy
+            self._arrivals = [self._context.Semaphore(0) for _ in range(members)]
+            self._is_broken = shared_array((1,), bool)
+            # Twice: a fast member may be at the next sum while a slow one still reads this one.
+            self._terms = shared_array((2, members, capacity), dtype)
+            self._sums = [0] * members  # that each member has been at
+
+    @contextmanager
+    def working(self, work: Callable[[int], object]) -> Iterator[None]:
+        """Let the helpers do ``work(1)``, ``work(2)``, ... while the body does member 0's part.
+
+        At the end they are waited for. When one fails all are stopped, and `FrameworkError` tells.
+        """
+        if self.members == 1:
+            yield
+            return
         try:
-            own = [work(0)] if threads else []
-        finally:  # whatever happens here, no helper's result is left for the next call
-            others = [results.get() for _, results in queues]
-        for _, error in others:
-            if error is not None:
-                raise error
-        return [*own, *(result for result, _ in others)]
+            self._start(work)
+            yield
+        except BaseException:
+            self._break_up()
+            raise
+        finally:
+            for helper in self._helpers:
+                helper.join()
+        self._require_whole(0)
 
+    def meet(self, member: int) -> None:
+        """Wait until every member has come here; then go on."""
+        if self.members == 1:
+            return
+        for other, arrivals in enumerate(self._arrivals):
+            if other != member:
+                arrivals.release()
+        come = self._arrivals[member].acquire
+        for _ in range(self.members - 1):
+            if not (self._is_forked and any(come(False) for _ in range(SPINS))):
+                while not come(True, _SECONDS_BETWEEN_CHECKS):
+                    self._require_whole(member)
+        if self._is_broken[0]:
+            self._require_whole(member)
 
-def _serve(calls: SimpleQueue[Any], results: SimpleQueue[Any]) -> None:
-    """Answer each call with its result and None, or None and its error, until None is called."""
-    # Whoever asked for the loss sees that it is no number; warnings would say it again.
-    with np.errstate(over="ignore", invalid="ignore"):
-        while (call := calls.get()) is not None:
-            work, thread = call
-            try:
-                results.put((work(thread), None))
-            except Exception as error:
-                results.put((None, error))
-            del work, call  # what they hold may be waiting to be freed
+    def all_reduce(self, member: int, term: Any) -> Any:
+        """Return the sum of all members' terms, numbers or arrays of one shape, in a fixed order.
+
+        It is a meeting too.
+        """
+        if self.members == 1:
+            return term
+        shape = np.shape(term)
+        terms = self._terms[self._sums[member] % 2, :, : math.prod(shape)]
+        self._sums[member] += 1
+        terms[member] = np.reshape(term, -1)
+        self.meet(member)
+        total = terms[0] + terms[1]
+        for other in terms[2:]:
+            total += other
+        return total.reshape(shape)
+
+    def _start(self, work: Callable[[int], object]) -> None:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of forking beside other threads. Theirs are not needed in a helper.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for member in range(1, self.members):
+                helper = self._context.Process(target=self._help, args=(work, member))
+                helper.daemon = True
+                helper.start()
+                self._helpers.append(helper)
+
+    def _help(self, work: Callable[[int], object], member: int) -> None:
+        if self._is_forked:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what Ctrl-C means
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            # Whoever asked for the loss sees that it is no number; warnings would say it again.
+            with np.errstate(over="ignore", invalid="ignore"):
+                work(member)
+        except BrokenBarrierError:  # the caller has stopped, or is gone
+            pass
+        except BaseException:
+            self._break_up()
+            raise
+
+    def _break_up(self) -> None:
+        """Let nobody wait any longer."""
+        self._is_broken[0] = True
+        for arrivals in self._arrivals:
+            for _ in range(self.members):
+                arrivals.release()
+
+    def _require_whole(self, member: int) -> None:
+        """Raise unless all others are still at work, or have done it."""
+        if member == 0:
+            codes = [helper.exitcode for helper in self._helpers if helper.exitcode]
+            if codes or self._is_broken[0]:
+                end = f" with {codes[0]}" if codes else ""
+                raise FrameworkError(
+                    f"A helper process of the NumPy network ended early{end} (-9: killed, "
+                    "perhaps for want of memory). Try --threads 1, which has none."
+                )
+        elif self._is_broken[0] or (self._is_forked and os.getppid() != self._caller):
+            raise BrokenBarrierError

@@ -36,14 +36,24 @@ class Buffers:
 
     def __init__(self) -> None:
         self._memory: dict[str, Array] = {}
+        self._latest: dict[str, Array] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """Return a C-contiguous array of ``shape``; what stands in it is of an earlier call."""
+        latest = self._latest.get(name)
+        if latest is not None and latest.shape == shape:
+            return latest
         size = math.prod(shape)
         memory = self._memory.get(name)
         if memory is None or memory.size < size:
             memory = self._memory[name] = np.empty(size, dtype)
-        return memory[:size].reshape(shape)
+        self._latest[name] = memory[:size].reshape(shape)
+        return self._latest[name]
+
+
+def pieces(count: int, size: int) -> list[slice]:
+    """Return slices of ``size`` that cover ``range(count)`` between them, the last maybe less."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 class Weighted:
@@ -88,7 +98,8 @@ class Dense(Weighted):
     def backward(self, gradient: Array) -> Array | None:
         """Return dx (N, in) of dy (N, out)."""
         np.matmul(self._inputs.T, gradient, out=self.weight_gradient)
-        np.sum(gradient, axis=0, out=self.bias_gradient)
+        # A sum by BLAS: NumPy would take the short rows one at a time.
+        np.matmul(np.ones(len(gradient), gradient.dtype), gradient, out=self.bias_gradient)
         if not self.needs_input_gradient:
             return None
         input_gradient = self._buffers("input gradient", self._inputs.shape, self.weight.dtype)

@@ -1,9 +1,16 @@
-"""The whole network: layers in a row, a batch shared out to threads, one optimiser."""
+"""The whole network: layers in a row, work shared out among a crew, one optimiser.
+
+The CNN is shared out by images: each member takes its share of every batch through all layers, and
+the gradients are added up. The MLP is shared out by hidden units, for its layers are too short for
+that: an MLP of 128 hidden units is the sum of two of 64, so each member trains a narrow network of
+its own on every image, and all they exchange is the logits.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -14,17 +21,27 @@ from mnist_cli import architectures
 from mnist_cli.architectures import CLASSES, Array, Weights
 from mnist_cli.config import ModelSpec
 from mnist_cli.scratch.blocks import DirectBlock, Unstack, WinogradBlock
-from mnist_cli.scratch.crew import Crew
-from mnist_cli.scratch.layers import Buffers, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
+from mnist_cli.scratch.crew import Crew, can_fork, shared_array
+from mnist_cli.scratch.layers import (
+    Buffers,
+    Conv,
+    Dense,
+    Flatten,
+    MaxPool,
+    Relu,
+    Sigmoid,
+    pieces,
+)
 from mnist_cli.scratch.loss import softmax_cross_entropy
 from mnist_cli.scratch.optimizer import nesterov_step_by_product
 
-# Images that one thread takes: at least, for in short steps threads mostly wait for Python's lock;
-# and at most at a time, so that a larger batch takes more time, not more memory.
-MIN_SHARE = {"cnn": 1, "mlp": 256}
+# Images that a member takes at a time, so that a larger batch takes more time, not more memory.
 MAX_CHUNK = {"cnn": 32, "mlp": 256}
-# Numbers that one thread updates at least: fewer are done before another has woken up.
-MIN_UPDATE = 131_072
+# Chunks to predict before another member is worth its start, some 5 ms.
+MIN_CHUNKS = 16
+
+# The axis of the MLP's weights that goes along its hidden units; the output's bias has none.
+_HIDDEN_AXES = {"fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}
 
 # Whoever asked for the loss sees that it is no number; warnings would say it again.
 _quietly = np.errstate(over="ignore", invalid="ignore")
@@ -48,13 +65,12 @@ class Parameters:
     Weights come first; the biases, from ``biases_start`` on, last. ``parameters[name]`` is the
     array as its layer works with it. It differs from the canonical one in the order of its numbers
     only: its axes are reversed, and the dense layer after the images reads them flattened row,
-    column, channel.
+    column, channel. ``shapes`` are the canonical ones.
     """
 
-    def __init__(self, spec: ModelSpec, vector: Array) -> None:
+    def __init__(self, spec: ModelSpec, shapes: dict[str, tuple[int, ...]], vector: Array) -> None:
         self.vector = vector
         self._flattened_channels = dict(_flattened_channels(spec))
-        shapes = architectures.parameter_shapes(spec)
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         self.biases_start = sum(size for name, size in sizes.items() if name.endswith(".weight"))
         self._arrays: dict[str, Array] = {}
@@ -103,8 +119,44 @@ def _swap(weight: Array, groups: int) -> Array:
     return swapped
 
 
-class Replica:
-    """The layers of one thread: the weights are everyone's, buffers and gradients its own."""
+class Whole:
+    """The arrays of the whole network, from those of its ``parts``, each some hidden units."""
+
+    def __init__(self, parts: Sequence[Parameters]) -> None:
+        self._parts = parts
+
+    def load(self, canonical: Weights) -> None:
+        """Copy canonical arrays in."""
+        for index, part in enumerate(self._parts):
+            part.load(_cut(canonical, index, len(self._parts)))
+
+    def canonical(self) -> Weights:
+        """Return copies of the arrays in their canonical layouts, C-contiguous."""
+        first, *others = parts = [part.canonical() for part in self._parts]
+        if others:
+            for name, axis in _HIDDEN_AXES.items():
+                first[name] = np.concatenate([part[name] for part in parts], axis)
+        return first
+
+
+def _cut(whole: Weights, index: int, parts: int) -> Weights:
+    """Return one of the ``parts`` whose sum is the network: some of the MLP's hidden units."""
+    if parts == 1:
+        return whole
+    part = {
+        name: np.array_split(whole[name], parts, axis)[index] for name, axis in _HIDDEN_AXES.items()
+    }
+    # Each part adds its output bias to the sum: the first has it all, the others' stay 0.
+    bias = whole["fc2.bias"]
+    return {**part, "fc2.bias": np.zeros_like(bias) if index else bias}
+
+
+class Member:
+    """One member of the crew: its layers and their buffers, and the numbers that it updates.
+
+    ``state`` is these numbers as `nesterov_step_by_product` wants them; the last ``bias_count`` of
+    them are biases. Without ``has_output_bias`` that of its last layer stays as it is.
+    """
 
     def __init__(
         self,
@@ -112,11 +164,19 @@ class Replica:
         weights: Parameters,
         gradients: Parameters,
         *,
+        state: Array,
+        bias_count: int,
+        has_output_bias: bool,
         plain: bool,
     ) -> None:
         self.gradients = gradients
         self._layers = list(_layers(spec, weights, gradients, plain=plain))
+        self._state = state
+        # Of the updated biases: their own row and that of some gradient.
+        _, self._biases, self._bias_gradients, *_ = state[:, state.shape[1] - bias_count :]
+        self._has_output_bias = has_output_bias
         self._max_chunk = MAX_CHUNK[spec.arch]
+        self._buffers = Buffers()
 
     def logits(self, images: Array) -> Array:
         """Return logits (n, 10) for one chunk of images (n, 28, 28), good until the next call."""
@@ -127,36 +187,58 @@ class Replica:
         return logits
 
     def loss_and_gradients(
-        self, images: Array, labels: Array, rows: Array, *, batch_size: int, label_smoothing: float
+        self,
+        images: Array,
+        labels: Array,
+        *,
+        batch_size: int,
+        label_smoothing: float,
+        complete: Callable[[Array], Array],
     ) -> float:
-        """Return what ``images[rows]`` add to the mean loss of a batch, and fill `gradients`."""
+        """Return what these images add to the mean loss of a batch, and fill `gradients`.
+
+        ``complete`` makes the network's logits of those of this member's layers.
+        """
         loss = 0.0
         earlier = None
-        for span in _spans(len(rows), math.ceil(len(rows) / self._max_chunk)):
-            chunk = rows[span]
+        if not len(images):
+            self.gradients.vector[...] = 0
+        for chunk in pieces(len(images), self._max_chunk):
             chunk_loss, gradient = softmax_cross_entropy(
-                self.logits(images[chunk]),
+                complete(self.logits(images[chunk])),
                 labels[chunk],
                 batch_size=batch_size,
                 label_smoothing=label_smoothing,
             )
             for layer in reversed(self._layers):
                 gradient = layer.backward(gradient)
+            if not self._has_output_bias:
+                self.gradients["fc2.bias"][...] = 0
             loss += chunk_loss
             if earlier is not None:
                 self.gradients.vector += earlier
-            if span.stop < len(rows):  # the next chunk will overwrite the gradients
+            if chunk.stop < len(images):  # the next chunk will overwrite the gradients
                 earlier = self.gradients.vector.copy()
         return loss
+
+    def update(self, *, learning_rate: float, momentum: float, weight_decay: float) -> None:
+        """Take the optimiser's step."""
+        # The product lets all of them decay; this spares the biases.
+        self._bias_gradients -= weight_decay * self._biases
+        nesterov_step_by_product(
+            self._state,
+            self._buffers,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+        )
 
 
 class Network:
     """A network and its optimiser. The same seed, batches and ``threads`` give the same bits.
 
-    Each thread takes an equal share of every batch through a `Replica` of its own, and the
-    gradients of the shares are added in a fixed order.
-
-    ``plain`` computes with the layers of `layers` alone, the reference of the faster `blocks`.
+    ``threads`` is how many members a crew has. ``plain`` computes with the layers of `layers`
+    alone, the reference of the faster `blocks`.
     """
 
     def __init__(
@@ -170,84 +252,148 @@ class Network:
         dtype: DTypeLike = np.float32,
         plain: bool = False,
     ) -> None:
-        # One row for each kind of number, as the optimiser wants them: velocities, weights, and
-        # each replica's gradients.
-        self._state = np.zeros((2 + threads, architectures.parameter_count(spec)), dtype)
-        self.velocities, self.weights, *gradients = (Parameters(spec, row) for row in self._state)
         self._momentum, self._weight_decay = momentum, weight_decay
         self._label_smoothing = label_smoothing
-        self._crew = Crew(threads)
-        self._replicas = [Replica(spec, self.weights, each, plain=plain) for each in gradients]
-        self._buffers = [Buffers() for _ in range(threads)]
-        self._min_share, self._max_chunk = MIN_SHARE[spec.arch], MAX_CHUNK[spec.arch]
+        self._dtype = np.dtype(dtype)
+        self._max_chunk = MAX_CHUNK[spec.arch]
+        shapes = architectures.parameter_shapes(spec)
+        if spec.arch == "cnn":
+            parts, self._replicas = 1, threads
+        else:  # its calls are too short for threads, which wait for Python's lock in each
+            parts, self._replicas = min(threads, shapes["fc1.bias"][0]) if can_fork() else 1, 1
+
+        self._members: list[Member] = []
+        velocities, weights = [], []
+        for index in range(parts):
+            cut = _cut({name: np.empty(shape) for name, shape in shapes.items()}, index, parts)
+            part_shapes = {name: array.shape for name, array in cut.items()}
+            count = sum(array.size for array in cut.values())
+            # One row for each kind of number, as the optimiser wants them: velocities, weights,
+            # and each replica's gradients.
+            state = shared_array((2 + self._replicas, count), dtype)
+            rows = [Parameters(spec, part_shapes, row) for row in state]
+            velocities.append(rows[0])
+            weights.append(rows[1])
+            weights_end = rows[1].biases_start
+            spans = _spans(weights_end, self._replicas)
+            for gradients, span in zip(rows[2:], spans, strict=True):
+                # The last also takes the biases.
+                stop = count if span.stop == weights_end else span.stop
+                self._members.append(
+                    Member(
+                        spec,
+                        rows[1],
+                        gradients,
+                        state=state[:, span.start : stop],
+                        bias_count=stop - span.stop,
+                        has_output_bias=index == 0,
+                        plain=plain,
+                    )
+                )
+        self.velocities, self.weights = Whole(velocities), Whole(weights)
+
+    def train(
+        self,
+        images: Array,
+        labels: Array,
+        batches: Array,
+        *,
+        learning_rates: Sequence[float],
+        steps_per_chunk: int,
+    ) -> Generator[list[float], None, None]:
+        """Take a step on each batch and yield their mean losses before it, in chunks of steps.
+
+        images (N, 28, 28), float; labels (N,), int, 0-9; batches (steps, batch_size), int, rows of
+        the images. Between chunks the weights are whole, and may be read but not changed. The
+        images of a chunk are copied side by side, each member its share of them: fetching them
+        from all over the memory is a tenth of the MLP's time.
+        """
+        crew = self._crew()
+        batch_size = batches.shape[1]
+        gathered = shared_array((steps_per_chunk * batch_size, *images.shape[1:]), images.dtype)
+
+        def chunks(member: int) -> Iterator[list[float]]:
+            for chunk in pieces(len(batches), steps_per_chunk):
+                rows = batches[chunk].reshape(-1)
+                span = _spans(len(rows), crew.members)[member]
+                # "clip" because "raise", the default, would take a copy of its own first.
+                np.take(images, rows[span], axis=0, out=gathered[span], mode="clip")
+                crew.meet(member)
+                chunk_labels = labels[rows]
+                losses = []
+                for batch, learning_rate in zip(
+                    pieces(len(rows), batch_size), learning_rates[chunk], strict=True
+                ):
+                    losses.append(
+                        self._backpropagate(crew, member, gathered[batch], chunk_labels[batch])
+                    )
+                    self._members[member].update(
+                        learning_rate=learning_rate,
+                        momentum=self._momentum,
+                        weight_decay=self._weight_decay,
+                    )
+                    if self._replicas > 1:  # each has updated weights that all compute with
+                        crew.meet(member)
+                crew.meet(member)
+                yield losses
+
+        def work(member: int) -> None:
+            for _ in chunks(member):
+                pass
+
+        with crew.working(work):
+            yield from chunks(0)
 
     @_quietly
-    def train_step(
-        self, images: Array, labels: Array, rows: Array, *, learning_rate: float
-    ) -> float:
-        """Take one step on the batch ``images[rows]``; return its mean loss before the step.
-
-        images (N, 28, 28), float; labels (N,), int, 0-9; rows (batch_size,), int.
-        """
-        loss, gradients = self._backpropagate(images, labels, rows)
-        state, biases_start = self._state[: 2 + len(gradients)], self.weights.biases_start
-
-        def update(span: slice, thread: int, weight_decay: float) -> None:
-            nesterov_step_by_product(
-                state[:, span],
-                self._buffers[thread],
-                learning_rate=learning_rate,
-                momentum=self._momentum,
-                weight_decay=weight_decay,
-            )
-
-        def update_weights(thread: int) -> None:
-            update(spans[thread], thread, self._weight_decay)
-
-        threads = min(len(self._replicas), math.ceil(biases_start / MIN_UPDATE))
-        spans = _spans(biases_start, threads)
-        self._crew.run(update_weights, threads)
-        update(slice(biases_start, None), 0, 0.0)
-        return loss
-
     def loss_and_gradients(self, images: Array, labels: Array) -> tuple[float, Weights]:
         """Return the mean loss of a batch, and its gradient in each weight, canonical."""
-        loss, gradients = self._backpropagate(images, labels, np.arange(len(labels)))
+        crew = self._crew()
+
+        def work(member: int) -> float:
+            return self._backpropagate(crew, member, images, labels)
+
+        with crew.working(work):
+            loss = work(0)
+        gradients = [member.gradients for member in self._members]
+        if self._replicas == 1:
+            return loss, Whole(gradients).canonical()
         shares = [gradient.canonical() for gradient in gradients]
         return loss, {name: np.sum([share[name] for share in shares], axis=0) for name in shares[0]}
 
     @_quietly
     def logits(self, images: Array) -> Array:
         """Return logits (N, 10), in the weights' dtype, for images (N, 28, 28), any N >= 0."""
-        logits = np.empty((len(images), CLASSES), self.weights.vector.dtype)
+        logits = shared_array((len(images), CLASSES), self._dtype)
         spans = _spans(len(images), math.ceil(len(images) / self._max_chunk))
-        threads = min(len(self._replicas), len(spans))
+        crew = Crew(max(1, min(len(self._members), len(spans) // MIN_CHUNKS)))
 
-        def predict(thread: int) -> None:
-            for span in spans[thread::threads]:
-                logits[span] = self._replicas[thread].logits(images[span])
+        def predict(member: int) -> None:
+            whole = self._members if self._replicas == 1 else [self._members[member]]
+            for span in spans[member :: crew.members]:
+                logits[span] = sum(part.logits(images[span]) for part in whole)
 
-        self._crew.run(predict, threads)
+        with crew.working(predict):
+            predict(0)
         return logits
 
-    def _backpropagate(
-        self, images: Array, labels: Array, rows: Array
-    ) -> tuple[float, list[Parameters]]:
-        """Return the mean loss of ``images[rows]``, and the gradients whose sum is the batch's."""
-        threads = min(len(self._replicas), max(1, len(rows) // self._min_share))
-        spans = _spans(len(rows), threads)
+    def _crew(self) -> Crew:
+        return Crew(len(self._members), capacity=self._max_chunk * CLASSES, dtype=self._dtype)
 
-        def share(thread: int) -> float:
-            return self._replicas[thread].loss_and_gradients(
-                images,
-                labels,
-                rows[spans[thread]],
-                batch_size=len(rows),
-                label_smoothing=self._label_smoothing,
-            )
+    def _backpropagate(self, crew: Crew, member: int, images: Array, labels: Array) -> float:
+        """Return the mean loss of a batch; leave the member's part of the gradients."""
+        own = slice(None) if self._replicas == 1 else _spans(len(labels), self._replicas)[member]
+        loss = self._members[member].loss_and_gradients(
+            images[own],
+            labels[own],
+            batch_size=len(labels),
+            label_smoothing=self._label_smoothing,
+            complete=partial(crew.all_reduce, member) if self._replicas == 1 else _as_they_are,
+        )
+        return loss if self._replicas == 1 else float(crew.all_reduce(member, loss))
 
-        losses = self._crew.run(share, threads)
-        return sum(losses), [replica.gradients for replica in self._replicas[:threads]]
+
+def _as_they_are(logits: Array) -> Array:
+    return logits
 
 
 def _layers(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnist_cli.architectures import Array
-from mnist_cli.scratch.layers import Buffers
+from mnist_cli.scratch.layers import Buffers, pieces
 
 # Numbers that `nesterov_step_by_product` changes at a time: what it works out stays in the cache.
 CHUNK = 65_536
@@ -58,15 +58,14 @@ def nesterov_step_by_product(
     them: the new velocities and what to take off the weights are two rows of numbers times these
     rows. As a matrix product that is one pass over the memory in place of some ten.
     """
-    rows, count = state.shape
-    velocity = np.ones(rows)  # all shares of the gradient count 1
-    velocity[:2] = momentum, weight_decay
+    shares, count = len(state) - 2, state.shape[1]
+    velocity = [momentum, weight_decay, *[1.0] * shares]
     # learning_rate * (g + momentum * v), with g = v - momentum * (the velocities before)
-    step = learning_rate * (1 + momentum) * velocity
+    step = [learning_rate * (1 + momentum) * factor for factor in velocity]
     step[0] = learning_rate * momentum * momentum
     matrix = np.array([velocity, step], dtype=state.dtype)
-    for start in range(0, count, CHUNK):
-        part = state[:, start : start + CHUNK]
+    for piece in pieces(count, CHUNK):
+        part = state[:, piece]
         changes = buffers("changes", (2, part.shape[1]), state.dtype)
         np.matmul(matrix, part, out=changes)
         part[0] = changes[0]
