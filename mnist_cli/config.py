@@ -62,7 +62,7 @@ class TrainConfig:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    warmup_fraction: float = 0.3
+    warmup_fraction: float = 0.2
     label_smoothing: float = 0.1
     seed: int = 0
     target_accuracy: float | None = None

@@ -94,7 +94,7 @@ class TensorFlowClassifier:
     """`base.Classifier` in TensorFlow; Keras holds the weights, this class the velocities.
 
     Keras' own SGD folds the learning rate into the velocity, which under a schedule is another
-    optimiser than the contract's: the update is written out here.
+    optimiser than the contract's; TensorFlow's own kernel for momentum does not.
     """
 
     def __init__(self, spec: ModelSpec, config: TrainConfig) -> None:
@@ -138,9 +138,15 @@ class TensorFlowClassifier:
             for (name, weight), gradient in zip(self.variables.items(), gradients, strict=True):
                 if name.endswith(".weight"):
                     gradient = gradient + config.weight_decay * weight
-                velocity = config.momentum * self.velocities[name] + gradient
-                self.velocities[name].assign(velocity)
-                weight.assign_sub(learning_rate * (gradient + config.momentum * velocity))
+                # Velocity and weight in one pass, in just the contract's form.
+                tf.raw_ops.ResourceApplyMomentum(
+                    var=weight.value.handle,
+                    accum=self.velocities[name].handle,
+                    lr=learning_rate,
+                    grad=gradient,
+                    momentum=config.momentum,
+                    use_nesterov=True,
+                )
             return tf.reduce_mean(
                 tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
             )
