@@ -130,8 +130,8 @@ def load(path: Path) -> Checkpoint:
     try:
         checkpoint = Checkpoint(
             spec=ModelSpec(details["arch"], details["activation"]),
-            # Models from before there was smoothing were trained without.
-            config=TrainConfig(**{"label_smoothing": 0.0, **details["recipe"]}),
+            # What a model's recipe does not name is from before it could be chosen.
+            config=TrainConfig(**{"label_smoothing": 0.0, "decay_power": 1.0, **details["recipe"]}),
             framework=details["framework"],
             dataset=details["dataset"],
             dataset_sha256=details["dataset_sha256"],

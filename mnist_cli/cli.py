@@ -106,6 +106,12 @@ def train(
     seed: Seed = _DEFAULTS.seed,
     threads: Threads = None,
     device: Device = "auto",
+    warmup_fraction: Annotated[
+        float, typer.Option(help="Share of the steps over which the learning rate rises.")
+    ] = _DEFAULTS.warmup_fraction,
+    decay_power: Annotated[
+        float, typer.Option(help="It falls by half a cosine to this power: 1, or more for sooner.")
+    ] = _DEFAULTS.decay_power,
     target_accuracy: TargetAccuracy = None,
     augment: Annotated[
         bool, typer.Option("--augment", help="Bend the pictures a little, anew each epoch.")
@@ -133,6 +139,8 @@ def train(
             learning_rate=learning_rate,
             label_smoothing=label_smoothing,
             seed=seed,
+            warmup_fraction=warmup_fraction,
+            decay_power=decay_power,
             target_accuracy=target_accuracy,
             augment=augment,
             precision=precision,

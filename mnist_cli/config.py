@@ -49,8 +49,9 @@ class TrainConfig:
     """The recipe of one run, in full: two runs with equal configs take the same steps.
 
     ``learning_rate`` is the peak of a one-cycle schedule that rises over the first
-    ``warmup_fraction`` of all steps. With ``label_smoothing`` e an image's label counts 1 - e, and
-    e is shared out among all ten digits (Szegedy et al., 2016, arXiv:1512.00567).
+    ``warmup_fraction`` of all steps and falls by half a cosine to the power ``decay_power``: above
+    1 it falls sooner, and stays low for longer. With ``label_smoothing`` e an image's label counts
+    1 - e, and e is shared out among all ten digits (Szegedy et al., 2016, arXiv:1512.00567).
     ``target_accuracy`` (0-1), if given, ends training at the first check on the validation images
     that reaches it; there are ten an epoch. With ``augment`` each epoch trains on pictures bent
     anew. With ``precision`` bfloat16 a framework computes in mixed precision: layers in bfloat16,
@@ -63,6 +64,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_fraction: float = 0.2
+    decay_power: float = 1.5
     label_smoothing: float = 0.1
     seed: int = 0
     target_accuracy: float | None = None
@@ -82,6 +84,7 @@ class TrainConfig:
         _require(0 <= self.momentum < 1, "momentum", "from 0 to below 1", self.momentum)
         _require(0 <= self.weight_decay < 1, "weight decay", "from 0 to below 1", self.weight_decay)
         _require(0 < self.warmup_fraction < 1, "warmup fraction", "in (0, 1)", self.warmup_fraction)
+        _require(0 < self.decay_power <= 10, "decay power", "above 0 to 10", self.decay_power)
         _require(
             0 <= self.label_smoothing < 1,
             "label smoothing",

@@ -17,10 +17,6 @@ from mnist_cli.errors import UsageError
 PIXEL_MEAN = 0.1307
 PIXEL_STD = 0.3081
 
-# Above 1 the learning rate falls sooner, and stays low for longer at the end: the CNN is at 99%
-# before the end of the schedule more often, and earlier (tests/benchmarks/NOTES.md).
-_FALL = 1.5
-
 _STREAMS = {"weights": 0, "split": 1, "order": 2, "warmup": 3, "augment": 4}
 
 
@@ -69,13 +65,14 @@ def learning_rates(config: TrainConfig, total_steps: int) -> Array:
     """Return the learning rate of every step of the run, (total_steps,), float32.
 
     One cycle (Smith and Topin, 2017, arXiv:1708.07120): linear from near 0 to the peak over the
-    first ``warmup_fraction`` of the steps, then half a cosine down to 0, to the power `_FALL`.
+    first ``warmup_fraction`` of the steps, then half a cosine down to 0, to the power
+    ``decay_power``.
     """
     warmup_steps = max(1, round(config.warmup_fraction * total_steps))
     step = np.arange(total_steps)
     rising = (step + 1) / warmup_steps
     share = (step - warmup_steps + 1) / (total_steps - warmup_steps + 1)  # of the way down
-    falling = ((1 + np.cos(np.pi * share)) / 2) ** _FALL
+    falling = ((1 + np.cos(np.pi * share)) / 2) ** config.decay_power
     return (config.learning_rate * np.where(step < warmup_steps, rising, falling)).astype(
         np.float32
     )

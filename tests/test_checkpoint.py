@@ -76,10 +76,11 @@ def test_a_checkpoint_comes_back_as_it_was_saved(model: Checkpoint, saved: Path)
     assert replace(found, **blank) == replace(model, **blank)  # type: ignore[arg-type]
 
 
-def test_a_model_from_before_there_was_smoothing_is_one_without(saved: Path) -> None:
+def test_a_model_from_before_a_setting_has_what_was_then_the_only_choice(saved: Path) -> None:
     _rewrite(saved, recipe={"epochs": 5, "learning_rate": 0.05})
-    assert checkpoint.load(saved).config.label_smoothing == 0
-    assert checkpoint.load(saved).config != TrainConfig(epochs=5, learning_rate=0.05)
+    assert checkpoint.load(saved).config == TrainConfig(
+        epochs=5, learning_rate=0.05, label_smoothing=0, decay_power=1
+    )
 
 
 def test_strided_weights_are_saved_with_their_own_values(model: Checkpoint, tmp_path: Path) -> None:

@@ -65,6 +65,16 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nearly_zero() -> None:
     assert 0 < rates[-1] < 0.001
 
 
+def test_the_learning_rate_falls_by_a_cosine_to_the_power_asked_for() -> None:
+    cosine, sooner = (
+        recipe.learning_rates(TrainConfig(learning_rate=1, decay_power=power), total_steps=100)
+        for power in (1, 2)
+    )
+    np.testing.assert_array_equal(sooner[:20], cosine[:20])
+    np.testing.assert_allclose(sooner[20:], cosine[20:] ** 2, rtol=1e-5)  # float32
+    assert cosine[20 + 39] == pytest.approx(0.5, abs=0.02)  # half way down
+
+
 @pytest.mark.parametrize("total_steps", [1, 2, 3])
 def test_the_shortest_schedules_are_still_positive_numbers(total_steps: int) -> None:
     rates = recipe.learning_rates(TrainConfig(), total_steps)
@@ -95,6 +105,8 @@ def test_normalizing_gives_mnist_mean_zero_and_spread_one() -> None:
         ("momentum", 1.0),
         ("weight_decay", -0.1),
         ("warmup_fraction", 0.0),
+        ("decay_power", 0.0),
+        ("decay_power", float("nan")),
         ("label_smoothing", 1.0),
         ("seed", -1),
         ("target_accuracy", 0.0),

@@ -257,10 +257,11 @@ class Network:
         self._dtype = np.dtype(dtype)
         self._max_chunk = MAX_CHUNK[spec.arch]
         shapes = architectures.parameter_shapes(spec)
+        parts, self._replicas = 1, 1
         if spec.arch == "cnn":
-            parts, self._replicas = 1, threads
-        else:  # its calls are too short for threads, which wait for Python's lock in each
-            parts, self._replicas = min(threads, shapes["fc1.bias"][0]) if can_fork() else 1, 1
+            self._replicas = threads
+        elif threads > 1 and can_fork():  # its calls are too short for threads behind one lock
+            parts = min(threads, shapes["fc1.bias"][0])
 
         self._members: list[Member] = []
         velocities, weights = [], []
