@@ -51,8 +51,8 @@ class RunRecord:
     as (index, what it was read as): with it, two runs can be compared image by image.
     ``peak_rss_mib`` is the peak memory of the run's process; what NumPy's forked helpers add to
     that, some 40 MiB each for the CNN, is not in it. ``import_seconds`` is the time of the
-    framework's import, beside which a thread loads the data. ``label_smoothing`` is None in records
-    from before it was written down.
+    framework's import, beside which a thread loads the data. ``label_smoothing``,
+    ``warmup_fraction`` and ``decay_power`` are None in records from before they were written down.
     """
 
     framework: str
@@ -80,6 +80,8 @@ class RunRecord:
     checkpoint: str | None
     environment: dict[str, Any]
     label_smoothing: float | None = None
+    warmup_fraction: float | None = None
+    decay_power: float | None = None
     precision: str = "float32"
     schema_version: int = SCHEMA_VERSION
 

@@ -309,6 +309,8 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         batch_size=job.config.batch_size,
         learning_rate=job.config.learning_rate,
         label_smoothing=job.config.label_smoothing,
+        warmup_fraction=job.config.warmup_fraction,
+        decay_power=job.config.decay_power,
         precision=job.config.precision,
         seed=job.config.seed,
         history=fit.history,
