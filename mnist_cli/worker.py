@@ -90,7 +90,8 @@ def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) ->
 
     ``on_event`` is called with each event on the way. Raises the `MnistError` that ended the
     job, or `FrameworkError` if its process crashed or was still at work after
-    ``timeout_seconds``. No process outlives the call.
+    ``timeout_seconds``. No process outlives the call, but for a killed one's helpers, which see
+    within a fraction of a second that it is gone.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(
@@ -133,7 +134,7 @@ def process_environment(threads: int) -> dict[str, str]:
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        # NumPy's own products: the scratch network does its threading itself.
+        # NumPy's own products: the scratch network shares its work out itself.
         "OPENBLAS_NUM_THREADS": "1",
         # Freed arrays stay with the process (glibc; elsewhere without effect): else each batch's
         # feature maps come from the system anew, page by page.

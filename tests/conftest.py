@@ -16,6 +16,7 @@ import pytest
 from idx_files import write_dataset
 
 from mnist_cli import cli
+from mnist_cli.scratch.crew import can_fork
 
 FAKE_FRAMEWORK = Path(__file__).parent / "fake_framework"
 
@@ -26,6 +27,17 @@ def fake_framework() -> None:
     sys.path.append(str(FAKE_FRAMEWORK))
     paths = [str(FAKE_FRAMEWORK), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+
+@pytest.fixture(params=["processes", "threads"])
+def crews(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both kinds of crews of the NumPy network, where there are both."""
+    if request.param == "threads":
+        monkeypatch.setattr("mnist_cli.scratch.crew.can_fork", lambda: False)
+        monkeypatch.setattr("mnist_cli.scratch.network.can_fork", lambda: False)
+    elif not can_fork():
+        pytest.skip("crews are threads here")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -290,9 +290,10 @@ def test_pool_breaks_ties_as_pytorch_does():
     )
 
 
+@pytest.mark.usefixtures("crews")
 @pytest.mark.parametrize(
     ("name", "count"),
-    # 7 do not divide by 2, 1 is no two, 70 and 600 are more than a thread takes at a time.
+    # 7 do not divide by 2, 1 is no two, 70 and 600 are more than a member takes at a time.
     [("cnn", 1), ("cnn", 7), ("cnn", 70), ("mlp", 7), ("mlp", 600), ("mlp-sigmoid", 7)],
 )
 def test_shares_of_a_batch_add_up_to_its_gradient(name, count, monkeypatch):

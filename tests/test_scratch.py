@@ -32,6 +32,9 @@ SPECS = [CNN, MLP, ModelSpec("mlp", "sigmoid")]
 CONFIG = TrainConfig(batch_size=16)
 
 
+needs_fork = pytest.mark.skipif(not can_fork(), reason="crews are threads here")
+
+
 def pictures(count=64):
     """Noise with a bright bar whose row tells the label: quickly learnt."""
     rng = np.random.default_rng(0)
@@ -138,6 +141,15 @@ def test_threads_change_nothing_but_rounding(spec, threads, crews):
             np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.usefixtures("crews")
+def test_a_batch_smaller_than_the_crew_takes_the_same_steps():
+    config = TrainConfig(batch_size=2)
+    one, more = (classifier(CNN, threads=threads, config=config) for threads in (1, 3))
+    np.testing.assert_allclose(train(one), train(more), rtol=1e-4)  # float32, over six steps
+    for name, expected in one.export_weights().items():
+        np.testing.assert_allclose(more.export_weights()[name], expected, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_training_learns(spec):
     losses = train(classifier(spec, threads=2), steps=40, learning_rate=0.02)
@@ -240,17 +252,6 @@ def test_nesterov_step_by_product_is_the_plain_step(shares, momentum, weight_dec
     np.testing.assert_array_equal(state[2:], gradients)
 
 
-@pytest.fixture(params=["processes", "threads"])
-def crews(request, monkeypatch):
-    """Both kinds of crews, where there are both."""
-    if request.param == "threads":
-        monkeypatch.setattr("mnist_cli.scratch.crew.can_fork", lambda: False)
-        monkeypatch.setattr("mnist_cli.scratch.network.can_fork", lambda: False)
-    elif not can_fork():
-        pytest.skip("no forking here")
-    return request.param
-
-
 def test_members_of_a_crew_add_up_their_terms_meeting_after_meeting(crews):
     crew = Crew(3, capacity=4)
     sums = shared_array((50, 3, 4), np.float32)
@@ -264,8 +265,8 @@ def test_members_of_a_crew_add_up_their_terms_meeting_after_meeting(crews):
     assert (sums == np.arange(0, 150, 3)[:, np.newaxis, np.newaxis] + 300).all()
 
 
-def test_a_failing_helper_stops_the_crew_and_is_told(crews, monkeypatch):
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # it would print the error
+@pytest.mark.usefixtures("crews")
+def test_a_failing_helper_stops_the_crew_and_says_why(capfd):
     crew = Crew(3)
 
     def work(member):
@@ -273,10 +274,64 @@ def test_a_failing_helper_stops_the_crew_and_is_told(crews, monkeypatch):
             raise ValueError("helper")
         crew.meet(member)
 
-    with pytest.raises(FrameworkError, match="--threads 1"), crew.working(work):
+    with (
+        pytest.raises(FrameworkError, match=r"failed \(ValueError: helper\).*--threads 1"),
+        crew.working(work),
+    ):
         work(0)
+    assert capfd.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("crews")
+def test_a_helper_that_fails_without_a_meeting_is_told_at_the_end(monkeypatch):
+    monkeypatch.setattr("mnist_cli.scratch.network.MIN_CHUNKS", 1)
+    model = classifier(CNN, threads=2)
+    images, _ = pictures(70)
+
+    def fail(*_):
+        raise MemoryError("too much")
+
+    monkeypatch.setattr(model.network._members[1], "logits", fail)
+    with pytest.raises(FrameworkError, match="MemoryError: too much"):
+        model.predict_logits(images)
+
+
+@needs_fork
+def test_a_helper_that_cannot_be_started_is_told(monkeypatch):
+    def refuse():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    with (
+        pytest.raises(FrameworkError, match=r"temporarily unavailable.*--threads 1"),
+        Crew(2).working(print),
+    ):
+        pass
+
+
+def _logits_of_seventy(_=None):
+    model = classifier(CNN, threads=2)
+    return model.predict_logits(pictures(70)[0])
+
+
+@needs_fork
+def test_in_a_pool_of_processes_threads_take_the_helpers_place(monkeypatch):
+    monkeypatch.setattr("mnist_cli.scratch.network.MIN_CHUNKS", 1)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        (found,) = pool.map(_logits_of_seventy, [None])
+    np.testing.assert_array_equal(found, _logits_of_seventy())
+
+
+@needs_fork
+def test_without_shared_semaphores_threads_take_the_helpers_place(monkeypatch):
+    def refuse(*_):
+        raise OSError("no /dev/shm")
+
+    monkeypatch.setattr("multiprocessing.context.ForkContext.Semaphore", refuse)
+    assert not can_fork()
+
+
+@needs_fork
 def test_a_killed_helper_is_told():
     crew = Crew(2)
 
@@ -285,7 +340,7 @@ def test_a_killed_helper_is_told():
             os.kill(os.getpid(), signal.SIGKILL)
         crew.meet(member)
 
-    with pytest.raises(FrameworkError, match="-9: killed"), crew.working(work):
+    with pytest.raises(FrameworkError, match=r"exit code -9 \(killed"), crew.working(work):
         work(0)
 
 

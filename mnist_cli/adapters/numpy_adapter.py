@@ -20,7 +20,7 @@ MAX_GATHERED = 2_048
 
 
 class NumpyClassifier:
-    """`base.Classifier` on the processor, with ``threads`` threads."""
+    """`base.Classifier` on the processor, with ``threads`` members of a crew."""
 
     def __init__(self, spec: ModelSpec, config: TrainConfig, threads: int) -> None:
         self.batch_size = config.batch_size
@@ -31,7 +31,7 @@ class NumpyClassifier:
             label_smoothing=config.label_smoothing,
             threads=threads,
         )
-        # The network has threads of its own; BLAS starting more in each would only get in the way.
+        # Each member of a crew has a core; BLAS starting more threads would only get in the way.
         self._blas = ThreadpoolController().select(user_api="blas")
 
     def train_epoch(
@@ -47,8 +47,9 @@ class NumpyClassifier:
         )
         with closing(chunks):
             while True:
-                # Not across a yield: the caller's BLAS and warnings are its own. A loss that is no
-                # number is seen by whoever asked for it; warnings would say it again.
+                # Not across a yield: the caller's BLAS and warnings are its own. At the first of
+                # these calls helpers start, with the limit. A loss that is no number is seen by
+                # whoever asked for it; warnings would say it again.
                 with self._blas.limit(limits=1), np.errstate(over="ignore", invalid="ignore"):
                     losses = next(chunks, None)
                 if losses is None:

@@ -28,6 +28,7 @@ from mnist_cli.errors import FrameworkError
 # a core each wait for one another. Who sleeps is woken 50 microseconds late, a quarter of a step.
 SPINS = 4_000
 _SECONDS_BETWEEN_CHECKS = 0.2  # that the other members are still there
+_CAUSE_BYTES = 300  # of what a failed helper can tell
 
 
 def shared_array(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -39,15 +40,16 @@ def shared_array(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
 def can_fork() -> bool:
     """Return whether crews are processes.
 
-    Only Linux: on macOS neither NumPy's Accelerate nor the system's own libraries bear it.
+    Only on Linux: on macOS neither NumPy's Accelerate nor the system's own libraries bear it. Nor
+    where there are no shared semaphores, or in the process of a pool, which may have no children.
     """
     if sys.platform != "linux":
         return False
-    with suppress(ImportError, OSError):  # a sandbox without shared semaphores
-        from multiprocessing import get_context
+    with suppress(ImportError, OSError):
+        from multiprocessing import current_process, get_context
 
         get_context("fork").Semaphore(0)
-        return True
+        return not current_process().daemon
     return False
 
 
@@ -64,15 +66,14 @@ class Crew:
         self._arrivals: list[Any] = []
         self._is_forked = False
         if members > 1:
-            from multiprocessing import (
-                dummy,
-                get_context,
-            )  # not for `mnist predict`: a member alone
+            # Not at the top: a member alone, as in `mnist predict`, has no use for it.
+            from multiprocessing import dummy, get_context
 
             self._is_forked = can_fork()
             self._context: Any = get_context("fork") if self._is_forked else dummy
             self._arrivals = [self._context.Semaphore(0) for _ in range(members)]
             self._is_broken = shared_array((1,), bool)
+            self._cause = shared_array((_CAUSE_BYTES,), np.uint8)
             # Twice: a fast member may be at the next sum while a slow one still reads this one.
             self._terms = shared_array((2, members, capacity), dtype)
             self._sums = [0] * members  # that each member has been at
@@ -81,7 +82,8 @@ class Crew:
     def working(self, work: Callable[[int], object]) -> Iterator[None]:
         """Let the helpers do ``work(1)``, ``work(2)``, ... while the body does member 0's part.
 
-        At the end they are waited for. When one fails all are stopped, and `FrameworkError` tells.
+        At the end they are waited for. When one fails all are stopped, and `FrameworkError` tells;
+        so it does when one cannot be started.
         """
         if self.members == 1:
             yield
@@ -112,22 +114,21 @@ class Crew:
         if self._is_broken[0]:
             self._require_whole(member)
 
-    def all_reduce(self, member: int, term: Any) -> Any:
-        """Return the sum of all members' terms, numbers or arrays of one shape, in a fixed order.
+    def all_reduce(self, member: int, term: Array) -> Array:
+        """Return the sum of all members' terms, arrays of one shape, in a fixed order.
 
         It is a meeting too.
         """
         if self.members == 1:
             return term
-        shape = np.shape(term)
-        terms = self._terms[self._sums[member] % 2, :, : math.prod(shape)]
+        terms = self._terms[self._sums[member] % 2, :, : term.size]
         self._sums[member] += 1
-        terms[member] = np.reshape(term, -1)
+        terms[member] = term.reshape(-1)
         self.meet(member)
-        total = terms[0] + terms[1]
+        total: Array = terms[0] + terms[1]
         for other in terms[2:]:
             total += other
-        return total.reshape(shape)
+        return total.reshape(term.shape)
 
     def _start(self, work: Callable[[int], object]) -> None:
         with warnings.catch_warnings():
@@ -136,7 +137,13 @@ class Crew:
             for member in range(1, self.members):
                 helper = self._context.Process(target=self._help, args=(work, member))
                 helper.daemon = True
-                helper.start()
+                try:
+                    helper.start()
+                except (OSError, RuntimeError) as error:  # of processes, of threads
+                    raise FrameworkError(
+                        f"A helper of the NumPy network could not be started: {error}. "
+                        "Use --threads 1, which has none."
+                    ) from error
                 self._helpers.append(helper)
 
     def _help(self, work: Callable[[int], object], member: int) -> None:
@@ -149,9 +156,10 @@ class Crew:
                 work(member)
         except BrokenBarrierError:  # the caller has stopped, or is gone
             pass
-        except BaseException:
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}".encode()[:_CAUSE_BYTES]
+            self._cause[: len(cause)] = list(cause)
             self._break_up()
-            raise
 
     def _break_up(self) -> None:
         """Let nobody wait any longer."""
@@ -165,10 +173,13 @@ class Crew:
         if member == 0:
             codes = [helper.exitcode for helper in self._helpers if helper.exitcode]
             if codes or self._is_broken[0]:
-                end = f" with {codes[0]}" if codes else ""
+                end = f"ended with exit code {codes[0]}" if codes else "failed"
+                cause = self._cause.tobytes().rstrip(b"\0").decode(errors="replace")
+                if -9 in codes:  # SIGKILL, a name that Windows lacks
+                    cause = "killed, perhaps for want of memory"
                 raise FrameworkError(
-                    f"A helper process of the NumPy network ended early{end} (-9: killed, "
-                    "perhaps for want of memory). Try --threads 1, which has none."
+                    f"A helper of the NumPy network {end} ({cause or 'it said nothing'}). "
+                    "Try --threads 1, which has none."
                 )
         elif self._is_broken[0] or (self._is_forked and os.getppid() != self._caller):
             raise BrokenBarrierError

@@ -143,8 +143,10 @@ def _cut(whole: Weights, index: int, parts: int) -> Weights:
     """Return one of the ``parts`` whose sum is the network: some of the MLP's hidden units."""
     if parts == 1:
         return whole
+    units = _spans(len(whole["fc1.bias"]), parts)[index]
     part = {
-        name: np.array_split(whole[name], parts, axis)[index] for name, axis in _HIDDEN_AXES.items()
+        name: whole[name][units] if axis == 0 else whole[name][:, units]
+        for name, axis in _HIDDEN_AXES.items()
     }
     # Each part adds its output bias to the sum: the first has it all, the others' stay 0.
     bias = whole["fc2.bias"]
@@ -266,6 +268,7 @@ class Network:
         self._members: list[Member] = []
         velocities, weights = [], []
         for index in range(parts):
+            # For its shapes alone.
             cut = _cut({name: np.empty(shape) for name, shape in shapes.items()}, index, parts)
             part_shapes = {name: array.shape for name, array in cut.items()}
             count = sum(array.size for array in cut.values())
@@ -390,7 +393,9 @@ class Network:
             label_smoothing=self._label_smoothing,
             complete=partial(crew.all_reduce, member) if self._replicas == 1 else _as_they_are,
         )
-        return loss if self._replicas == 1 else float(crew.all_reduce(member, loss))
+        if self._replicas == 1:
+            return loss
+        return float(crew.all_reduce(member, np.array([loss], self._dtype))[0])
 
 
 def _as_they_are(logits: Array) -> Array:

@@ -299,7 +299,7 @@ def start(contender: str, arch: str, threads: int) -> subprocess.Popen[str]:
     """Start a contender's process: a framework's in the environment that `mnist train` gives it."""
     from mnist_cli.worker import process_environment
 
-    # Those with threads of their own want none of BLAS's.
+    # Those that share out their work themselves want no threads of BLAS's.
     is_ours = contender in (*FRAMEWORKS, PRODUCTS)
     environment = process_environment if is_ours else plain_environment
     return subprocess.Popen(
