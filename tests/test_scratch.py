@@ -333,6 +333,24 @@ def test_without_shared_semaphores_threads_take_the_helpers_place(monkeypatch):
 
 
 @needs_fork
+@pytest.mark.parametrize("more", [0, 1])
+def test_helpers_have_a_core_each_only_in_a_crew_of_as_many_as_there_are_cores(more):
+    cores = sorted(os.sched_getaffinity(0))
+    crew = Crew(len(cores) + more)
+    found = shared_array((crew.members, max(cores) + 1), bool)
+
+    def work(member):
+        found[member, list(os.sched_getaffinity(0))] = True
+
+    with crew.working(work):
+        work(0)
+    assert np.flatnonzero(found[0]).tolist() == cores  # the caller goes where it likes
+    for member in range(1, crew.members):
+        expected = cores if more else [cores[member]]
+        assert np.flatnonzero(found[member]).tolist() == expected
+
+
+@needs_fork
 def test_a_killed_helper_is_told():
     crew = Crew(2)
 

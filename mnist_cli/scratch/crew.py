@@ -150,6 +150,12 @@ class Crew:
         if self._is_forked:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what Ctrl-C means
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            cores = sorted(os.sched_getaffinity(0))
+            if len(cores) == self.members:
+                # A core each. The system may leave two members on one for a while, looking for one
+                # another in turn. In a smaller crew the same cores would be every program's choice.
+                with suppress(OSError):  # a sandbox that forbids it
+                    os.sched_setaffinity(0, {cores[member]})
         try:
             # Whoever asked for the loss sees that it is no number; warnings would say it again.
             with np.errstate(over="ignore", invalid="ignore"):
