@@ -150,11 +150,11 @@ class Crew:
         if self._is_forked:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what Ctrl-C means
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            cores = sorted(os.sched_getaffinity(0))
-            if len(cores) == self.members:
-                # A core each. The system may leave two members on one for a while, looking for one
+            with suppress(OSError):  # a sandbox that forbids it
+                cores = sorted(os.sched_getaffinity(0))
+                # A core each: the system may leave two members on one for a while, looking for one
                 # another in turn. In a smaller crew the same cores would be every program's choice.
-                with suppress(OSError):  # a sandbox that forbids it
+                if len(cores) == self.members:
                     os.sched_setaffinity(0, {cores[member]})
         try:
             # Whoever asked for the loss sees that it is no number; warnings would say it again.
@@ -163,9 +163,11 @@ class Crew:
         except BrokenBarrierError:  # the caller has stopped, or is gone
             pass
         except Exception as error:
-            cause = f"{type(error).__name__}: {error}".encode()[:_CAUSE_BYTES]
-            self._cause[: len(cause)] = list(cause)
-            self._break_up()
+            try:
+                cause = f"{type(error).__name__}: {error}".encode(errors="replace")[:_CAUSE_BYTES]
+                self._cause[: len(cause)] = list(cause)
+            finally:  # whatever the error's text does, nobody may wait for this member
+                self._break_up()
 
     def _break_up(self) -> None:
         """Let nobody wait any longer."""
@@ -180,7 +182,7 @@ class Crew:
             codes = [helper.exitcode for helper in self._helpers if helper.exitcode]
             if codes or self._is_broken[0]:
                 end = f"ended with exit code {codes[0]}" if codes else "failed"
-                cause = self._cause.tobytes().rstrip(b"\0").decode(errors="replace")
+                cause = self._cause.tobytes().rstrip(b"\0").decode(errors="ignore")
                 if -9 in codes:  # SIGKILL, a name that Windows lacks
                     cause = "killed, perhaps for want of memory"
                 raise FrameworkError(
