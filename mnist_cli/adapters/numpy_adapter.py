@@ -47,10 +47,9 @@ class NumpyClassifier:
         )
         with closing(chunks):
             while True:
-                # Not across a yield: the caller's BLAS and warnings are its own. At the first of
-                # these calls helpers start, with the limit. A loss that is no number is seen by
-                # whoever asked for it; warnings would say it again.
-                with self._blas.limit(limits=1), np.errstate(over="ignore", invalid="ignore"):
+                # Not across a yield: the caller's BLAS is its own. At the first of these calls
+                # helpers start, with the limit.
+                with self._blas.limit(limits=1):
                     losses = next(chunks, None)
                 if losses is None:
                     return

@@ -157,9 +157,7 @@ class Crew:
                 if len(cores) == self.members:
                     os.sched_setaffinity(0, {cores[member]})
         try:
-            # Whoever asked for the loss sees that it is no number; warnings would say it again.
-            with np.errstate(over="ignore", invalid="ignore"):
-                work(member)
+            work(member)
         except BrokenBarrierError:  # the caller has stopped, or is gone
             pass
         except Exception as error:

@@ -316,43 +316,46 @@ class Network:
         batch_size = batches.shape[1]
         gathered = shared_array((steps_per_chunk * batch_size, *images.shape[1:]), images.dtype)
 
-        def chunks(member: int) -> Iterator[list[float]]:
-            for chunk in pieces(len(batches), steps_per_chunk):
-                rows = batches[chunk].reshape(-1)
-                span = _spans(len(rows), crew.members)[member]
-                # "clip" because "raise", the default, would take a copy of its own first.
-                np.take(images, rows[span], axis=0, out=gathered[span], mode="clip")
-                crew.meet(member)
-                chunk_labels = labels[rows]
-                losses = []
-                for batch, learning_rate in zip(
-                    pieces(len(rows), batch_size), learning_rates[chunk], strict=True
-                ):
-                    losses.append(
-                        self._backpropagate(crew, member, gathered[batch], chunk_labels[batch])
-                    )
-                    self._members[member].update(
-                        learning_rate=learning_rate,
-                        momentum=self._momentum,
-                        weight_decay=self._weight_decay,
-                    )
-                    if self._replicas > 1:  # each has updated weights that all compute with
-                        crew.meet(member)
-                crew.meet(member)
-                yield losses
+        @_quietly
+        def train_chunk(member: int, chunk: slice) -> list[float]:
+            rows = batches[chunk].reshape(-1)
+            span = _spans(len(rows), crew.members)[member]
+            # "clip" because "raise", the default, would take a copy of its own first.
+            np.take(images, rows[span], axis=0, out=gathered[span], mode="clip")
+            crew.meet(member)
+            chunk_labels = labels[rows]
+            losses = []
+            for batch, learning_rate in zip(
+                pieces(len(rows), batch_size), learning_rates[chunk], strict=True
+            ):
+                losses.append(
+                    self._backpropagate(crew, member, gathered[batch], chunk_labels[batch])
+                )
+                self._members[member].update(
+                    learning_rate=learning_rate,
+                    momentum=self._momentum,
+                    weight_decay=self._weight_decay,
+                )
+                if self._replicas > 1:  # each has updated weights that all compute with
+                    crew.meet(member)
+            crew.meet(member)
+            return losses
+
+        chunks = pieces(len(batches), steps_per_chunk)
 
         def work(member: int) -> None:
-            for _ in chunks(member):
-                pass
+            for chunk in chunks:
+                train_chunk(member, chunk)
 
         with crew.working(work):
-            yield from chunks(0)
+            for chunk in chunks:
+                yield train_chunk(0, chunk)
 
-    @_quietly
     def loss_and_gradients(self, images: Array, labels: Array) -> tuple[float, Weights]:
         """Return the mean loss of a batch, and its gradient in each weight, canonical."""
         crew = self._crew()
 
+        @_quietly
         def work(member: int) -> float:
             return self._backpropagate(crew, member, images, labels)
 
@@ -364,13 +367,13 @@ class Network:
         shares = [gradient.canonical() for gradient in gradients]
         return loss, {name: np.sum([share[name] for share in shares], axis=0) for name in shares[0]}
 
-    @_quietly
     def logits(self, images: Array) -> Array:
         """Return logits (N, 10), in the weights' dtype, for images (N, 28, 28), any N >= 0."""
         logits = shared_array((len(images), CLASSES), self._dtype)
         spans = _spans(len(images), math.ceil(len(images) / self._max_chunk))
         crew = Crew(max(1, min(len(self._members), len(spans) // MIN_CHUNKS)))
 
+        @_quietly
         def predict(member: int) -> None:
             whole = self._members if self._replicas == 1 else [self._members[member]]
             for span in spans[member :: crew.members]:
