@@ -22,7 +22,7 @@ from mnist_cli.errors import FrameworkError
 from mnist_cli.recipe import starting_weights
 from mnist_cli.scratch.crew import Crew, can_fork, shared_array
 from mnist_cli.scratch.layers import PLACES, Buffers, Conv, Sigmoid
-from mnist_cli.scratch.loss import softmax_cross_entropy
+from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient
 from mnist_cli.scratch.network import Network
 from mnist_cli.scratch.optimizer import nesterov_step, nesterov_step_by_product
 
@@ -413,30 +413,89 @@ with crew.working(work):
     assert done.returncode == -signal.SIGKILL
 
 
-def test_training_left_in_the_middle_of_an_epoch_leaves_no_helper_and_whole_weights(crews):
-    model, other = (classifier(CNN, threads=2, config=TrainConfig(batch_size=2)) for _ in range(2))
+def helpers():
+    """Return the processes and threads that this one has started."""
+    return {*multiprocessing.active_children(), *threading.enumerate()}
+
+
+def epoch(model, images, labels, *, steps=2 * STEPS_PER_CHUNK):
+    order = np.arange(steps * model.batch_size) % len(labels)
+    rates = np.full(steps, 0.01, dtype=np.float32)
+    return model.train_epoch(images, labels, order=order, learning_rates=rates)
+
+
+PAIRS = TrainConfig(batch_size=2)
+
+
+@pytest.mark.usefixtures("crews")
+def test_training_left_in_the_middle_of_an_epoch_leaves_whole_weights_and_can_go_on():
+    model, other = (classifier(CNN, threads=2, config=PAIRS) for _ in range(2))
     images, labels = pictures()
-    steps = 2 * STEPS_PER_CHUNK
-    order, rates = np.arange(2 * steps) % len(labels), np.full(steps, 0.01, dtype=np.float32)
-    chunks = model.train_epoch(images, labels, order=order, learning_rates=rates)
-    before = threading.active_count()
+    chunks = epoch(model, images, labels)
     next(chunks)
     chunks.close()
-    assert threading.active_count() == before
-    assert not multiprocessing.active_children()
-    half = slice(STEPS_PER_CHUNK)
-    for _ in other.train_epoch(
-        images, labels, order=order[: 2 * STEPS_PER_CHUNK], learning_rates=rates[half]
-    ):
-        pass
+    list(epoch(other, images, labels, steps=STEPS_PER_CHUNK))
+    assert_same(model.export_weights(), other.export_weights())
+    for each in (model, other):
+        list(epoch(each, images, labels))
+    assert_same(model.export_weights(), other.export_weights())
+
+
+@pytest.mark.usefixtures("crews")
+def test_helpers_stay_from_epoch_to_epoch_and_end_with_their_network():
+    before = helpers()
+    model = classifier(CNN, threads=2, config=PAIRS)
+    images, labels = pictures()
+    list(epoch(model, images, labels))
+    (helper,) = helpers() - before
+    list(epoch(model, images, labels[::-1].copy()))
+    assert helpers() - before == {helper}
+    del model
+    assert helpers() == before
+
+
+@pytest.mark.usefixtures("crews")
+@pytest.mark.parametrize("changed", ["labels", "images", "images and batch size", "batch size"])
+def test_helpers_take_what_has_changed_since_the_epoch_before(changed):
+    model, other = (classifier(CNN, threads=2, config=PAIRS) for _ in range(2))
+    images, labels = pictures()
+    list(epoch(model, images, labels))
+    other.import_weights(model.export_weights())
+    other.import_optimizer(model.export_optimizer())
+    if "labels" in changed:
+        labels = labels[::-1].copy()
+    if "images" in changed:
+        images = images[::-1].copy()
+    for each in (model, other):
+        each.batch_size = 3 if "size" in changed else 2
+        list(epoch(each, images, labels))
+    assert_same(model.export_weights(), other.export_weights())
+
+
+@needs_fork
+def test_a_helper_killed_between_epochs_is_told_and_replaced_by_the_next_call():
+    before = helpers()
+    model, other = (classifier(CNN, threads=2, config=PAIRS) for _ in range(2))
+    images, labels = pictures()
+    list(epoch(model, images, labels))
+    for helper in helpers() - before:
+        helper.kill()
+        helper.join()
+    with pytest.raises(FrameworkError, match=r"exit code -9 \(killed"):
+        list(epoch(model, images, labels))
+    model.import_weights(other.export_weights())
+    model.import_optimizer(other.export_optimizer())
+    for each in (model, other):
+        list(epoch(each, images, labels))
     assert_same(model.export_weights(), other.export_weights())
 
 
 def test_huge_logits_do_not_overflow():
     logits = np.array([[1000, 0, -1000], [1000, 1000, 0]], dtype=np.float32)
     with np.errstate(all="raise", under="ignore"):
-        loss, gradient = softmax_cross_entropy(logits, np.array([0, 0]), batch_size=2)
-    assert loss == pytest.approx(np.log(2) / 2)  # nothing for the first image, a coin for the other
+        losses = cross_entropy(logits, np.array([0, 0]))
+        gradient = cross_entropy_gradient(logits, np.eye(10)[[0, 0], :3], batch_size=2)
+    assert losses == pytest.approx([0, np.log(2)])  # no doubt, and the toss of a coin
     np.testing.assert_allclose(gradient, [[0, 0, 0], [-0.25, 0.25, 0]])
 
 

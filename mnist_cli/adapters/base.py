@@ -22,6 +22,8 @@ class Classifier(Protocol):
     """One network in one framework, with its optimiser's state.
 
     Images are float32 (N, 28, 28), normalised by `recipe.normalize`; labels are int64 (N,), 0-9.
+    An array of images that was trained on may be kept, on the device or by helpers: it must not be
+    changed afterwards.
     """
 
     def train_epoch(

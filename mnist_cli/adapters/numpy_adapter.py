@@ -53,7 +53,7 @@ class NumpyClassifier:
                     losses = next(chunks, None)
                 if losses is None:
                     return
-                yield np.array(losses, dtype=np.float32)
+                yield losses
 
     def predict_logits(self, images: Array) -> Array:
         """See `base.Classifier.predict_logits`."""

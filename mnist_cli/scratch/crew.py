@@ -7,6 +7,7 @@ lock in each. What a member changes is its own, save for arrays from `shared_arr
 
 from __future__ import annotations
 
+import gc
 import math
 import mmap
 import os
@@ -150,6 +151,7 @@ class Crew:
         if self._is_forked:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what Ctrl-C means
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            gc.freeze()  # the caller's garbage is the caller's to collect: it may be another crew
             with suppress(OSError):  # a sandbox that forbids it
                 cores = sorted(os.sched_getaffinity(0))
                 # A core each: the system may leave two members on one for a while, looking for one

@@ -1,37 +1,62 @@
-"""Softmax cross-entropy, the loss that every framework minimises."""
+"""Softmax cross-entropy, the loss that every framework minimises.
+
+Inside, there is a column for each image, (classes, n): NumPy takes few long rows in less time than
+many short ones.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from mnist_cli.architectures import Array
+from mnist_cli.architectures import CLASSES, Array
 
 
-def softmax_cross_entropy(
-    logits: Array, labels: Array, *, batch_size: int, label_smoothing: float = 0.0
-) -> tuple[float, Array]:
-    """Return this share's part of the batch's mean loss, and its gradient (n, classes).
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Return each image's loss (n,), -log p[label] with p = softmax(logits).
 
-    With p = softmax(z) the loss of an image is -log p[label], and its gradient in z is
-    p - onehot(label). Both are divided by ``batch_size``, so that shares of a batch add up to
-    the mean over the whole. logits (n, classes), float; labels (n,), int.
-
-    ``label_smoothing`` e changes the gradient, to that of the loss for smoothed labels,
-    (1 - e) onehot(label) + e / classes; the loss returned stays as it is, to be compared with
-    that of other images.
+    logits (n, classes), float; labels (n,), int.
     """
-    # A column for each image, (classes, n): NumPy takes few long rows in less time than many short.
-    values = logits.T.copy()
-    columns = np.arange(len(labels))
-    # Softmax does not change when a constant is taken off an image. With its maximum at 0 exp
-    # cannot overflow (float32 does above exp(88)) and the sum is at least 1, so that its logarithm
-    # exists.
-    values -= values.max(axis=0)
-    own = values[labels, columns]
+    values = _columns(logits)
+    own = values[labels, np.arange(len(labels))]
+    losses: Array = np.log(np.exp(values, out=values).sum(axis=0)) - own
+    return losses
+
+
+def cross_entropy_gradient(logits: Array, targets: Array, *, batch_size: int) -> Array:
+    """Return the gradient (n, classes), in the logits, of the batch's mean loss.
+
+    With p = softmax(z) and an image's ``targets`` t, numbers that add up to 1, the loss
+    -sum(t log p) has the gradient p - t in z. It is divided by ``batch_size``, so that shares of a
+    batch add up to the mean over the whole.
+    """
+    values = _columns(logits)
     np.exp(values, out=values)
-    sums = values.sum(axis=0)
-    loss = float((np.log(sums) - own).sum()) / batch_size
-    values /= sums * batch_size
-    values -= label_smoothing / len(values) / batch_size
-    values[labels, columns] -= (1 - label_smoothing) / batch_size
-    return loss, values.T
+    values /= values.sum(axis=0)
+    values -= targets.T
+    values /= batch_size
+    gradient: Array = values.T
+    return gradient
+
+
+def smoothed_targets(labels: Array, *, label_smoothing: float, dtype: DTypeLike) -> Array:
+    """Return targets (n, classes) of labels (n,): (1 - e) onehot(label) + e / classes.
+
+    ``label_smoothing`` e is a share, 0 to 1. Only the gradient knows of it: the loss stays that of
+    the label, to be compared with that of other images.
+    """
+    columns = np.full((CLASSES, len(labels)), label_smoothing / CLASSES, dtype)
+    columns[labels, np.arange(len(labels))] += 1 - label_smoothing
+    targets: Array = columns.T
+    return targets
+
+
+def _columns(logits: Array) -> Array:
+    """Return the logits (classes, n), less the largest of each image.
+
+    Softmax does not change when a constant is taken off an image. With its maximum at 0 exp cannot
+    overflow (float32 does above exp(88)) and the sum is at least 1, so that its logarithm exists.
+    """
+    values: Array = logits.T.copy()
+    values -= values.max(axis=0)
+    return values

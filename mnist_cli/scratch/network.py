@@ -9,10 +9,9 @@ its own on every image, and all they exchange is the logits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import partial
+from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -32,7 +31,7 @@ from mnist_cli.scratch.layers import (
     Sigmoid,
     pieces,
 )
-from mnist_cli.scratch.loss import softmax_cross_entropy
+from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, smoothed_targets
 from mnist_cli.scratch.optimizer import nesterov_step_by_product
 
 # Images that a member takes at a time, so that a larger batch takes more time, not more memory.
@@ -156,8 +155,9 @@ def _cut(whole: Weights, index: int, parts: int) -> Weights:
 class Member:
     """One member of the crew: its layers and their buffers, and the numbers that it updates.
 
-    ``state`` is these numbers as `nesterov_step_by_product` wants them; the last ``bias_count`` of
-    them are biases. Without ``has_output_bias`` that of its last layer stays as it is.
+    ``index`` is its number. ``replicas`` is how many members share a batch's images out, or 1 where
+    each takes them all, with some of the hidden units. ``state`` is the numbers that it updates as
+    `nesterov_step_by_product` wants them; the last ``bias_count`` of them are biases.
     """
 
     def __init__(
@@ -166,17 +166,21 @@ class Member:
         weights: Parameters,
         gradients: Parameters,
         *,
+        index: int,
+        replicas: int,
         state: Array,
         bias_count: int,
-        has_output_bias: bool,
+        momentum: float,
+        weight_decay: float,
         plain: bool,
     ) -> None:
         self.gradients = gradients
+        self._index, self._replicas = index, replicas
+        self._momentum, self._weight_decay = momentum, weight_decay
         self._layers = list(_layers(spec, weights, gradients, plain=plain))
         self._state = state
         # Of the updated biases: their own row and that of some gradient.
         _, self._biases, self._bias_gradients, *_ = state[:, state.shape[1] - bias_count :]
-        self._has_output_bias = has_output_bias
         self._max_chunk = MAX_CHUNK[spec.arch]
         self._buffers = Buffers()
 
@@ -188,52 +192,49 @@ class Member:
         logits: Array = values
         return logits
 
-    def loss_and_gradients(
-        self,
-        images: Array,
-        labels: Array,
-        *,
-        batch_size: int,
-        label_smoothing: float,
-        complete: Callable[[Array], Array],
-    ) -> float:
-        """Return what these images add to the mean loss of a batch, and fill `gradients`.
+    def backpropagate(self, crew: Crew, images: Array, targets: Array, logits: Array) -> None:
+        """Fill `gradients` with this member's part of them, and ``logits`` between all of the crew.
 
-        ``complete`` makes the network's logits of those of this member's layers.
+        They do it together, for a whole batch: images (n, 28, 28), targets and logits (n, 10).
         """
-        loss = 0.0
+        batch_size = len(images)
+        if self._replicas > 1:
+            own = _spans(batch_size, self._replicas)[self._index]
+            images, targets, logits = images[own], targets[own], logits[own]
         earlier = None
         if not len(images):
             self.gradients.vector[...] = 0
         for chunk in pieces(len(images), self._max_chunk):
-            chunk_loss, gradient = softmax_cross_entropy(
-                complete(self.logits(images[chunk])),
-                labels[chunk],
-                batch_size=batch_size,
-                label_smoothing=label_smoothing,
-            )
+            outputs = self.logits(images[chunk])
+            if self._replicas == 1:  # the network's are the sum of those of all hidden units
+                outputs = crew.all_reduce(self._index, outputs)
+            if self._replicas > 1 or not self._index:
+                logits[chunk] = outputs
+            gradient = cross_entropy_gradient(outputs, targets[chunk], batch_size=batch_size)
             for layer in reversed(self._layers):
                 gradient = layer.backward(gradient)
-            if not self._has_output_bias:
+            if self._replicas == 1 and self._index:  # see `_cut`: its output bias stays 0
                 self.gradients["fc2.bias"][...] = 0
-            loss += chunk_loss
             if earlier is not None:
                 self.gradients.vector += earlier
             if chunk.stop < len(images):  # the next chunk will overwrite the gradients
                 earlier = self.gradients.vector.copy()
-        return loss
+        if self._replicas > 1:  # each updates some weights, by the gradients of all
+            crew.meet(self._index)
 
-    def update(self, *, learning_rate: float, momentum: float, weight_decay: float) -> None:
-        """Take the optimiser's step."""
+    def update(self, crew: Crew, learning_rate: float) -> None:
+        """Take the optimiser's step, all of the crew together."""
         # The product lets all of them decay; this spares the biases.
-        self._bias_gradients -= weight_decay * self._biases
+        self._bias_gradients -= self._weight_decay * self._biases
         nesterov_step_by_product(
             self._state,
             self._buffers,
             learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
+            momentum=self._momentum,
+            weight_decay=self._weight_decay,
         )
+        if self._replicas > 1:  # each has updated weights that all compute with
+            crew.meet(self._index)
 
 
 class Network:
@@ -254,7 +255,6 @@ class Network:
         dtype: DTypeLike = np.float32,
         plain: bool = False,
     ) -> None:
-        self._momentum, self._weight_decay = momentum, weight_decay
         self._label_smoothing = label_smoothing
         self._dtype = np.dtype(dtype)
         self._max_chunk = MAX_CHUNK[spec.arch]
@@ -288,13 +288,19 @@ class Network:
                         spec,
                         rows[1],
                         gradients,
+                        index=len(self._members),
+                        replicas=self._replicas,
                         state=state[:, span.start : stop],
                         bias_count=stop - span.stop,
-                        has_output_bias=index == 0,
+                        momentum=momentum,
+                        weight_decay=weight_decay,
                         plain=plain,
                     )
                 )
         self.velocities, self.weights = Whole(velocities), Whole(weights)
+        # What `_train` does with the helpers there are, their images, and the size of its chunks.
+        self._training: _Training | None = None
+        self._trained_images, self._capacity = np.empty(0), 0
 
     def train(
         self,
@@ -304,63 +310,46 @@ class Network:
         *,
         learning_rates: Sequence[float],
         steps_per_chunk: int,
-    ) -> Generator[list[float], None, None]:
+    ) -> Generator[Array, None, None]:
         """Take a step on each batch and yield their mean losses before it, in chunks of steps.
 
         images (N, 28, 28), float; labels (N,), int, 0-9; batches (steps, batch_size), int, rows of
-        the images. Between chunks the weights are whole, and may be read but not changed. The
-        images of a chunk are copied side by side, each member its share of them: fetching them
-        from all over the memory is a tenth of the MLP's time.
+        the images. Between chunks the weights are whole, and may be read but not changed.
+
+        The helpers stay for the next call with the same array of images, which must not be changed
+        until then: to start them takes as long as 30 of the MLP's steps.
         """
-        crew = self._crew()
-        batch_size = batches.shape[1]
-        gathered = shared_array((steps_per_chunk * batch_size, *images.shape[1:]), images.dtype)
-
-        @_quietly
-        def train_chunk(member: int, chunk: slice) -> list[float]:
-            rows = batches[chunk].reshape(-1)
-            span = _spans(len(rows), crew.members)[member]
-            # "clip" because "raise", the default, would take a copy of its own first.
-            np.take(images, rows[span], axis=0, out=gathered[span], mode="clip")
-            crew.meet(member)
-            chunk_labels = labels[rows]
-            losses = []
-            for batch, learning_rate in zip(
-                pieces(len(rows), batch_size), learning_rates[chunk], strict=True
-            ):
-                losses.append(
-                    self._backpropagate(crew, member, gathered[batch], chunk_labels[batch])
-                )
-                self._members[member].update(
-                    learning_rate=learning_rate,
-                    momentum=self._momentum,
-                    weight_decay=self._weight_decay,
-                )
-                if self._replicas > 1:  # each has updated weights that all compute with
-                    crew.meet(member)
-            crew.meet(member)
-            return losses
-
-        chunks = pieces(len(batches), steps_per_chunk)
-
-        def work(member: int) -> None:
-            for chunk in chunks:
-                train_chunk(member, chunk)
-
-        with crew.working(work):
-            for chunk in chunks:
-                yield train_chunk(0, chunk)
+        capacity = steps_per_chunk * batches.shape[1]
+        training = self._training
+        if training is None or self._trained_images is not images or self._capacity < capacity:
+            self._training = training = None  # this ends earlier helpers
+            training = _train(
+                self._crew(), self._members, images, capacity, label_smoothing=self._label_smoothing
+            )
+            next(training)
+            self._training, self._trained_images, self._capacity = training, images, capacity
+        for chunk in pieces(len(batches), steps_per_chunk):
+            rows = batches[chunk]
+            try:
+                losses = training.send((rows, labels[rows], learning_rates[chunk]))
+            except BaseException:
+                self._training = None
+                raise
+            yield losses
 
     def loss_and_gradients(self, images: Array, labels: Array) -> tuple[float, Weights]:
         """Return the mean loss of a batch, and its gradient in each weight, canonical."""
         crew = self._crew()
+        logits = shared_array((len(images), CLASSES), self._dtype)
+        targets = smoothed_targets(labels, label_smoothing=self._label_smoothing, dtype=self._dtype)
 
         @_quietly
-        def work(member: int) -> float:
-            return self._backpropagate(crew, member, images, labels)
+        def work(member: int) -> None:
+            self._members[member].backpropagate(crew, images, targets, logits)
 
         with crew.working(work):
-            loss = work(0)
+            work(0)
+        loss = float(cross_entropy(logits, labels).mean())
         gradients = [member.gradients for member in self._members]
         if self._replicas == 1:
             return loss, Whole(gradients).canonical()
@@ -386,23 +375,66 @@ class Network:
     def _crew(self) -> Crew:
         return Crew(len(self._members), capacity=self._max_chunk * CLASSES, dtype=self._dtype)
 
-    def _backpropagate(self, crew: Crew, member: int, images: Array, labels: Array) -> float:
-        """Return the mean loss of a batch; leave the member's part of the gradients."""
-        own = slice(None) if self._replicas == 1 else _spans(len(labels), self._replicas)[member]
-        loss = self._members[member].loss_and_gradients(
-            images[own],
-            labels[own],
-            batch_size=len(labels),
-            label_smoothing=self._label_smoothing,
-            complete=partial(crew.all_reduce, member) if self._replicas == 1 else _as_they_are,
-        )
-        if self._replicas == 1:
-            return loss
-        return float(crew.all_reduce(member, np.array([loss], self._dtype))[0])
+
+# It is sent rows of images (steps, batch_size), their labels and the learning rates (steps,), and
+# gives back the steps' mean losses.
+_Training: TypeAlias = Generator[Array, tuple[Array, Array, Sequence[float]], None]
 
 
-def _as_they_are(logits: Array) -> Array:
-    return logits
+def _train(
+    crew: Crew, members: Sequence[Member], images: Array, capacity: int, *, label_smoothing: float
+) -> _Training:
+    """Take a step on each batch that is sent, of at most ``capacity`` images between them.
+
+    These are copied side by side first, each member its share of them: fetching images from all
+    over the memory is a tenth of the MLP's time. When nobody needs the generator any longer its
+    helpers end. It is no method because they would need the network, and the network needs it.
+    """
+    dtype = members[0].gradients.vector.dtype
+    # What all members see: what was sent, the images, and the logits.
+    shape = shared_array((2,), np.int64)
+    rows, labels = shared_array((2, capacity), np.int64)
+    learning_rates = shared_array((capacity,), np.float64)
+    gathered = shared_array((capacity, *images.shape[1:]), images.dtype)
+    logits = shared_array((capacity, CLASSES), dtype)
+
+    @_quietly
+    def take_steps(index: int) -> None:
+        steps, batch_size = shape.tolist()
+        count = steps * batch_size
+        own = _spans(count, crew.members)[index]
+        # "clip" because "raise", the default, would take a copy of its own first.
+        np.take(images, rows[own], axis=0, out=gathered[own], mode="clip")
+        targets = smoothed_targets(labels[:count], label_smoothing=label_smoothing, dtype=dtype)
+        crew.meet(index)
+        for batch, learning_rate in zip(
+            pieces(count, batch_size), learning_rates[:steps].tolist(), strict=True
+        ):
+            members[index].backpropagate(crew, gathered[batch], targets[batch], logits[batch])
+            members[index].update(crew, learning_rate)
+        crew.meet(index)
+
+    @_quietly
+    def mean_losses() -> Array:
+        count = math.prod(shape.tolist())
+        losses: Array = cross_entropy(logits[:count], labels[:count]).reshape(shape).mean(axis=1)
+        return losses
+
+    def help_out(index: int) -> None:
+        while True:
+            crew.meet(index)
+            take_steps(index)
+
+    with crew.working(help_out):
+        batches, batch_labels, rates = yield np.empty(0)
+        while True:
+            shape[:] = batches.shape
+            rows[: batches.size] = batches.reshape(-1)
+            labels[: batches.size] = batch_labels.reshape(-1)
+            learning_rates[: len(rates)] = rates
+            crew.meet(0)
+            take_steps(0)
+            batches, batch_labels, rates = yield mean_losses()
 
 
 def _layers(

@@ -29,6 +29,8 @@ import numpy as np
 
 SEGMENT_IMAGES = {"cnn": 6_400, "mlp": 54_400}  # one to three seconds each on two cores
 BATCH_SIZE = 64
+# Between turns: a contender's threads go on looking for work for a while after its segment.
+PAUSE_SECONDS = 0.3
 PRODUCTS = "matrix products"
 FRAMEWORKS = ("numpy", "torch", "tensorflow")
 CONTENDERS = {
@@ -316,6 +318,7 @@ def turn(process: subprocess.Popen[str]) -> float:
     """Let a contender train one segment; return its images per second."""
     assert process.stdin is not None
     assert process.stdout is not None
+    time.sleep(PAUSE_SECONDS)
     process.stdin.write("go\n")
     process.stdin.flush()
     return float(process.stdout.readline())
