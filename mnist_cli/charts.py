@@ -249,15 +249,9 @@ def scaling_chart(groups: Mapping[str, Sequence[RunRecord]], path: Path) -> None
         for field, group in groups.items()
         for run in group
     )
-    facts = [
-        f"n = {_run_count(points)} a point, seed {usual.seed}",
-        f"where it does not vary: {usual.train_images:,} training images, batch "
-        f"{usual.batch_size}, {_plural(_number(usual, 'threads'), 'thread')}",
-        f"peak learning rate {usual.learning_rate:.3g}",
-        str(usual.environment["cpu"]),
-        str(usual.environment["date"]),
-    ]
-    _save(figure, path, facts)
+    _, data, *others = _facts([usual])
+    runs = f"n = {_run_count(points)} a point, seed {usual.seed}"
+    _save(figure, path, [runs, f"where it does not vary: {data}", *others])
 
 
 def confusion_chart(matrix: ArrayLike, path: Path, *, title: str) -> None:
