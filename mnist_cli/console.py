@@ -106,6 +106,8 @@ class TrainingProgress:
             )
             done = event["step"] / event["total_steps"] * self._costs[self._finished]
             self._progress.update(self._all, completed=self._cost_so_far() + done)
+        elif event["event"] == "note":
+            self.note(event["text"])
         elif event["event"] == "epoch" and not self._shows_rows:
             self._console.print(
                 f"{self._label}  {event['epoch']}/{event['epochs']}  "
@@ -231,7 +233,9 @@ def experiment_table(document: Mapping[str, Any]) -> Table:
     left = header.index("test accuracy")
     table = _table(reports.caption(document), [name.replace(" ", "\n", 1) for name in header], left)
     for row in rows:
-        table.add_row(*("[red]failed[/red]" if cell == "failed" else cell for cell in row))
+        # Six figures with their intervals are to stand in the 80 columns of a usual terminal.
+        cells = [cell.replace(" ± ", " ±").replace(" of ", "/") for cell in row]
+        table.add_row(*("[red]failed[/red]" if cell == "failed" else cell for cell in cells))
     return table
 
 
@@ -259,8 +263,8 @@ def info_table(info: Mapping[str, Any]) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in info.items():
-        if isinstance(value, Mapping):
-            text = "\n".join(f"{key}: {_plain(item)}" for key, item in value.items())
+        if isinstance(value, Mapping):  # of versions
+            text = "\n".join(f"{key}: {item or 'not installed'}" for key, item in value.items())
         else:
             text = _plain(value)
         table.add_row(name.replace("_", " "), text)
@@ -275,8 +279,13 @@ def _plain(value: Any) -> str:
 
 def _table(title: str, columns: Sequence[str], left: int = 0) -> Table:
     table = Table(
-        title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=0
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
     )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
+        table.add_column(column, justify="left" if index < left else "right")
     return table

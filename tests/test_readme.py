@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import subprocess
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 import typer.main
+from rich.console import Console
 
-from mnist_cli import cli, experiments, reports
+from mnist_cli import cli, console, experiments, reports
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -93,3 +95,14 @@ def test_the_committed_records_are_a_full_comparison_and_sweep(
     sweep = committed(experiments.SWEEP)
     assert {row["batch_size"] for row in sweep["summary"]} == {16, 32, 64, 128, 256, 512}
     assert sweep["failures"] == []
+
+
+def test_the_committed_comparison_stands_in_80_columns_uncut_and_a_line_each(
+    committed: Callable[[str], dict[str, Any]],
+) -> None:
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(console.experiment_table(committed(experiments.COMPARISON)))
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO above
+    assert "…" not in shown
+    rows = re.findall(r"^ *(?:numpy|tensorflow|torch) +(?:cnn|mlp) .*\d$", shown, re.M)
+    assert len(rows) == 6

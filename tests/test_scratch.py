@@ -59,6 +59,17 @@ def train(model, *, steps=6, learning_rate=0.02, start=0):
     return np.concatenate(list(chunks))
 
 
+def helpers():
+    """Return the processes and threads that this one has started."""
+    return {*multiprocessing.active_children(), *threading.enumerate()}
+
+
+def epoch(model, images, labels, *, steps=2 * STEPS_PER_CHUNK):
+    order = np.arange(steps * model.batch_size) % len(labels)
+    rates = np.full(steps, 0.01, dtype=np.float32)
+    return model.train_epoch(images, labels, order=order, learning_rates=rates)
+
+
 def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name in expected:
@@ -363,6 +374,19 @@ def test_helpers_have_a_core_each_only_in_a_crew_of_as_many_as_there_are_cores(m
 
 
 @needs_fork
+def test_a_caller_that_takes_steps_on_a_core_of_its_own_is_free_again_afterwards():
+    cores = os.sched_getaffinity(0)
+    crew = Crew(len(cores))
+    with crew.own_core(0):
+        assert os.sched_getaffinity(0) == {min(cores)} or len(cores) == 1
+    assert os.sched_getaffinity(0) == cores
+    model = classifier(MLP, threads=len(cores))
+    images, labels = pictures()
+    for _ in epoch(model, images, labels):  # between chunks, what it starts may go anywhere
+        assert os.sched_getaffinity(0) == cores
+
+
+@needs_fork
 def test_a_killed_helper_is_told():
     crew = Crew(2)
 
@@ -411,17 +435,6 @@ with crew.working(work):
     # The helper holds the other end of the pipe: reading to its end waits for the helper's.
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGKILL
-
-
-def helpers():
-    """Return the processes and threads that this one has started."""
-    return {*multiprocessing.active_children(), *threading.enumerate()}
-
-
-def epoch(model, images, labels, *, steps=2 * STEPS_PER_CHUNK):
-    order = np.arange(steps * model.batch_size) % len(labels)
-    rates = np.full(steps, 0.01, dtype=np.float32)
-    return model.train_epoch(images, labels, order=order, learning_rates=rates)
 
 
 PAIRS = TrainConfig(batch_size=2)

@@ -163,6 +163,8 @@ def test_resuming_a_finished_run_trains_no_more(small_data: Path, tmp_path: Path
     again, events = _train(_job(small_data, tmp_path, resume=True))
     assert again["history"] == first["history"]
     assert not [event for event in events if event["event"] == "epoch"]
+    (note,) = [event["text"] for event in events if event["event"] == "note"]
+    assert "Nothing is left to train" in note
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,25 @@ class Crew:
         if self._is_broken[0]:
             self._require_whole(member)
 
+    @contextmanager
+    def own_core(self, member: int) -> Iterator[None]:
+        """Keep this member on one core meanwhile, where the crew takes all cores there are.
+
+        Else the system may leave two of them on one core for some milliseconds, looking for one
+        another in turn. In a smaller crew the same cores would be every program's choice.
+        """
+        cores = sorted(os.sched_getaffinity(0)) if self._is_forked else []
+        is_bound = False
+        if len(cores) == self.members:
+            with suppress(OSError):  # a sandbox that forbids it
+                os.sched_setaffinity(0, {cores[member]})
+                is_bound = True
+        try:
+            yield
+        finally:
+            if is_bound:
+                os.sched_setaffinity(0, cores)
+
     def all_reduce(self, member: int, term: Array) -> Array:
         """Return the sum of all members' terms, arrays of one shape, in a fixed order.
 
@@ -152,14 +171,9 @@ class Crew:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what Ctrl-C means
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             gc.freeze()  # the caller's garbage is the caller's to collect: it may be another crew
-            with suppress(OSError):  # a sandbox that forbids it
-                cores = sorted(os.sched_getaffinity(0))
-                # A core each: the system may leave two members on one for a while, looking for one
-                # another in turn. In a smaller crew the same cores would be every program's choice.
-                if len(cores) == self.members:
-                    os.sched_setaffinity(0, {cores[member]})
         try:
-            work(member)
+            with self.own_core(member):
+                work(member)
         except BrokenBarrierError:  # the caller has stopped, or is gone
             pass
         except Exception as error:

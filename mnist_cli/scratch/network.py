@@ -432,8 +432,9 @@ def _train(
             rows[: batches.size] = batches.reshape(-1)
             labels[: batches.size] = batch_labels.reshape(-1)
             learning_rates[: len(rates)] = rates
-            crew.meet(0)
-            take_steps(0)
+            with crew.own_core(0):
+                crew.meet(0)
+                take_steps(0)
             batches, batch_labels, rates = yield mean_losses()
 
 
