@@ -122,10 +122,10 @@ class Crew:
         Else the system may leave two of them on one core for some milliseconds, looking for one
         another in turn. In a smaller crew the same cores would be every program's choice.
         """
-        cores = sorted(os.sched_getaffinity(0)) if self._is_forked else []
         is_bound = False
-        if len(cores) == self.members:
-            with suppress(OSError):  # a sandbox that forbids it
+        with suppress(OSError):  # a sandbox that forbids it
+            cores = sorted(os.sched_getaffinity(0)) if self._is_forked else []
+            if len(cores) == self.members:
                 os.sched_setaffinity(0, {cores[member]})
                 is_bound = True
         try:
