@@ -153,7 +153,7 @@ class TensorFlowClassifier:
             )
 
         # One graph for a whole chunk: calling Python once a step costs an MLP more than the step.
-        # With its shapes given and its loop written out it is made once, in half the time.
+        # With its shapes given and its loop written out it is made once, from no translated Python.
         @tf.function(  # type: ignore[untyped-decorator]  # no types in TensorFlow
             input_signature=[
                 tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.float32),

@@ -93,11 +93,13 @@ class Crew:
             self._start(work)
             yield
         except BaseException:
-            self._break_up()
+            if os.getpid() == self._caller:  # and no process that the caller was copied to
+                self._break_up()
             raise
         finally:
-            for helper in self._helpers:
-                helper.join()
+            if os.getpid() == self._caller:
+                for helper in self._helpers:
+                    helper.join()
         self._require_whole(0)
 
     def meet(self, member: int) -> None:
@@ -132,7 +134,8 @@ class Crew:
             yield
         finally:
             if is_bound:
-                os.sched_setaffinity(0, cores)
+                with suppress(OSError):  # they may have been taken away meanwhile
+                    os.sched_setaffinity(0, cores)
 
     def all_reduce(self, member: int, term: Array) -> Array:
         """Return the sum of all members' terms, arrays of one shape, in a fixed order.

@@ -23,32 +23,37 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return losses
 
 
-def cross_entropy_gradient(logits: Array, targets: Array, *, batch_size: int) -> Array:
+def cross_entropy_gradient(
+    logits: Array, label_shares: Array, *, batch_size: int, label_smoothing: float
+) -> Array:
     """Return the gradient (n, classes), in the logits, of the batch's mean loss.
 
-    With p = softmax(z) and an image's ``targets`` t, numbers that add up to 1, the loss
-    -sum(t log p) has the gradient p - t in z. It is divided by ``batch_size``, so that shares of a
-    batch add up to the mean over the whole.
+    With p = softmax(z), and targets t that add up to 1, an image's loss -sum(t log p) has the
+    gradient p - t in z. The targets of smoothing e, a share from 0 to 1, are
+    (1 - e) onehot(label) + e / classes: the first is given, as `shares_of_labels` made it. Only the
+    gradient knows of smoothing; the loss stays that of the label, to be compared with that of
+    other images. It is divided by ``batch_size``, so that parts of a batch add up to its mean.
     """
     values = _columns(logits)
     np.exp(values, out=values)
-    values /= values.sum(axis=0)
-    values -= targets.T
-    values /= batch_size
+    values /= values.sum(axis=0) * batch_size
+    values -= label_smoothing / len(values) / batch_size
+    values -= label_shares.T
     gradient: Array = values.T
     return gradient
 
 
-def smoothed_targets(labels: Array, *, label_smoothing: float, dtype: DTypeLike) -> Array:
-    """Return targets (n, classes) of labels (n,): (1 - e) onehot(label) + e / classes.
+def shares_of_labels(
+    labels: Array, *, batch_size: int, label_smoothing: float, dtype: DTypeLike
+) -> Array:
+    """Return (1 - e) onehot(label) / ``batch_size``, (n, classes), of labels (n,).
 
-    ``label_smoothing`` e is a share, 0 to 1. Only the gradient knows of it: the loss stays that of
-    the label, to be compared with that of other images.
+    For the images of many batches at once: picking single numbers takes time in each call.
     """
-    columns = np.full((CLASSES, len(labels)), label_smoothing / CLASSES, dtype)
-    columns[labels, np.arange(len(labels))] += 1 - label_smoothing
-    targets: Array = columns.T
-    return targets
+    columns = np.zeros((CLASSES, len(labels)), dtype)
+    columns[labels, np.arange(len(labels))] = (1 - label_smoothing) / batch_size
+    shares: Array = columns.T
+    return shares
 
 
 def _columns(logits: Array) -> Array:

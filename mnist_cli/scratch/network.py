@@ -31,7 +31,7 @@ from mnist_cli.scratch.layers import (
     Sigmoid,
     pieces,
 )
-from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, smoothed_targets
+from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, shares_of_labels
 from mnist_cli.scratch.optimizer import nesterov_step_by_product
 
 # Images that a member takes at a time, so that a larger batch takes more time, not more memory.
@@ -172,9 +172,11 @@ class Member:
         bias_count: int,
         momentum: float,
         weight_decay: float,
+        label_smoothing: float,
         plain: bool,
     ) -> None:
         self.gradients = gradients
+        self._label_smoothing = label_smoothing
         self._index, self._replicas = index, replicas
         self._momentum, self._weight_decay = momentum, weight_decay
         self._layers = list(_layers(spec, weights, gradients, plain=plain))
@@ -192,15 +194,16 @@ class Member:
         logits: Array = values
         return logits
 
-    def backpropagate(self, crew: Crew, images: Array, targets: Array, logits: Array) -> None:
+    def backpropagate(self, crew: Crew, images: Array, label_shares: Array, logits: Array) -> None:
         """Fill `gradients` with this member's part of them, and ``logits`` between all of the crew.
 
-        They do it together, for a whole batch: images (n, 28, 28), targets and logits (n, 10).
+        They do it together, for a whole batch: images (n, 28, 28), logits (n, 10), and the
+        `shares_of_labels` (n, 10).
         """
         batch_size = len(images)
         if self._replicas > 1:
             own = _spans(batch_size, self._replicas)[self._index]
-            images, targets, logits = images[own], targets[own], logits[own]
+            images, label_shares, logits = images[own], label_shares[own], logits[own]
         earlier = None
         if not len(images):
             self.gradients.vector[...] = 0
@@ -210,7 +213,12 @@ class Member:
                 outputs = crew.all_reduce(self._index, outputs)
             if self._replicas > 1 or not self._index:
                 logits[chunk] = outputs
-            gradient = cross_entropy_gradient(outputs, targets[chunk], batch_size=batch_size)
+            gradient = cross_entropy_gradient(
+                outputs,
+                label_shares[chunk],
+                batch_size=batch_size,
+                label_smoothing=self._label_smoothing,
+            )
             for layer in reversed(self._layers):
                 gradient = layer.backward(gradient)
             if self._replicas == 1 and self._index:  # see `_cut`: its output bias stays 0
@@ -294,6 +302,7 @@ class Network:
                         bias_count=stop - span.stop,
                         momentum=momentum,
                         weight_decay=weight_decay,
+                        label_smoothing=label_smoothing,
                         plain=plain,
                     )
                 )
@@ -316,13 +325,15 @@ class Network:
         images (N, 28, 28), float; labels (N,), int, 0-9; batches (steps, batch_size), int, rows of
         the images. Between chunks the weights are whole, and may be read but not changed.
 
-        The helpers stay for the next call with the same array of images, which must not be changed
-        until then: to start them takes as long as 30 of the MLP's steps.
+        The helpers stay for later calls with the same array of images, which must not be changed
+        any more, and chunks no larger: to start them takes as long as 30 of the MLP's steps. Raises
+        `FrameworkError` when one cannot be started or fails.
         """
         capacity = steps_per_chunk * batches.shape[1]
         training = self._training
         if training is None or self._trained_images is not images or self._capacity < capacity:
-            self._training = training = None  # this ends earlier helpers
+            if training is not None:
+                training.close()  # its helpers end
             training = _train(
                 self._crew(), self._members, images, capacity, label_smoothing=self._label_smoothing
             )
@@ -341,20 +352,25 @@ class Network:
         """Return the mean loss of a batch, and its gradient in each weight, canonical."""
         crew = self._crew()
         logits = shared_array((len(images), CLASSES), self._dtype)
-        targets = smoothed_targets(labels, label_smoothing=self._label_smoothing, dtype=self._dtype)
+        shares = shares_of_labels(
+            labels,
+            batch_size=len(labels),
+            label_smoothing=self._label_smoothing,
+            dtype=self._dtype,
+        )
 
         @_quietly
         def work(member: int) -> None:
-            self._members[member].backpropagate(crew, images, targets, logits)
+            self._members[member].backpropagate(crew, images, shares, logits)
 
         with crew.working(work):
             work(0)
-        loss = float(cross_entropy(logits, labels).mean())
+        loss = float(_quietly(cross_entropy)(logits, labels).mean())
         gradients = [member.gradients for member in self._members]
         if self._replicas == 1:
             return loss, Whole(gradients).canonical()
-        shares = [gradient.canonical() for gradient in gradients]
-        return loss, {name: np.sum([share[name] for share in shares], axis=0) for name in shares[0]}
+        terms = [gradient.canonical() for gradient in gradients]
+        return loss, {name: np.sum([term[name] for term in terms], axis=0) for name in terms[0]}
 
     def logits(self, images: Array) -> Array:
         """Return logits (N, 10), in the weights' dtype, for images (N, 28, 28), any N >= 0."""
@@ -376,8 +392,8 @@ class Network:
         return Crew(len(self._members), capacity=self._max_chunk * CLASSES, dtype=self._dtype)
 
 
-# It is sent rows of images (steps, batch_size), their labels and the learning rates (steps,), and
-# gives back the steps' mean losses.
+# `next` starts the helpers. Then it is sent rows of images (steps, batch_size), their labels and
+# the learning rates (steps,), and gives back the steps' mean losses.
 _Training: TypeAlias = Generator[Array, tuple[Array, Array, Sequence[float]], None]
 
 
@@ -387,8 +403,9 @@ def _train(
     """Take a step on each batch that is sent, of at most ``capacity`` images between them.
 
     These are copied side by side first, each member its share of them: fetching images from all
-    over the memory is a tenth of the MLP's time. When nobody needs the generator any longer its
-    helpers end. It is no method because they would need the network, and the network needs it.
+    over the memory is a tenth of the MLP's time. When the generator is closed or nobody needs it
+    any longer, its helpers end. Were it a method, helpers that are threads would keep the network,
+    and so themselves.
     """
     dtype = members[0].gradients.vector.dtype
     # What all members see: what was sent, the images, and the logits.
@@ -405,12 +422,14 @@ def _train(
         own = _spans(count, crew.members)[index]
         # "clip" because "raise", the default, would take a copy of its own first.
         np.take(images, rows[own], axis=0, out=gathered[own], mode="clip")
-        targets = smoothed_targets(labels[:count], label_smoothing=label_smoothing, dtype=dtype)
+        shares = shares_of_labels(
+            labels[:count], batch_size=batch_size, label_smoothing=label_smoothing, dtype=dtype
+        )
         crew.meet(index)
         for batch, learning_rate in zip(
             pieces(count, batch_size), learning_rates[:steps].tolist(), strict=True
         ):
-            members[index].backpropagate(crew, gathered[batch], targets[batch], logits[batch])
+            members[index].backpropagate(crew, gathered[batch], shares[batch], logits[batch])
             members[index].update(crew, learning_rate)
         crew.meet(index)
 
