@@ -13,7 +13,7 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -249,9 +249,15 @@ def scaling_chart(groups: Mapping[str, Sequence[RunRecord]], path: Path) -> None
         for field, group in groups.items()
         for run in group
     )
-    _, data, *others = _facts([usual])
-    runs = f"n = {_run_count(points)} a point, seed {usual.seed}"
-    _save(figure, path, [runs, f"where it does not vary: {data}", *others])
+    # The number of threads varies, and that of epochs follows the number of images.
+    bare = replace(usual, environment={**usual.environment, "threads": None})
+    _, data, _, rate, *others = _facts([bare])
+    facts = [
+        f"n = {_run_count(points)} a point, seed {usual.seed}",
+        f"where it does not vary: {data}, {rate}, {_plural(_number(usual, 'threads'), 'thread')}",
+        *others,
+    ]
+    _save(figure, path, facts)
 
 
 def confusion_chart(matrix: ArrayLike, path: Path, *, title: str) -> None:

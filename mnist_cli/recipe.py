@@ -45,7 +45,8 @@ def epoch_order(config: TrainConfig, *, epoch: int, count: int) -> Array:
     images each epoch) is left out, so that every step has the same shape in every framework.
     """
     order = stream(config.seed, "order", epoch).permutation(count)
-    return order[: steps_per_epoch(config, count) * config.batch_size]
+    # On Windows NumPy 1's integers have 32 bits.
+    return order[: steps_per_epoch(config, count) * config.batch_size].astype(np.int64, copy=False)
 
 
 def steps_per_epoch(config: TrainConfig, count: int) -> int:

@@ -441,6 +441,10 @@ def test_scaling_has_a_panel_for_each_number_and_no_text_cut_or_overlapping(
     assert [panel.get_xlabel() for panel in panels] == ["training images", "batch size", "threads"]
     assert [len(panel.lines) for panel in panels] == [len(usual)] * 3
     assert panels[0].lines[0].get_xdata().tolist() == [1000, 4000, 55_000]
+    caption = " ".join(texts(drawn)).replace("\xa0", " ").replace("\n", " ")
+    assert "where it does not vary: mnist, 55,000 training images, batch 64, peak" in caption
+    assert "threads · " in caption
+    assert "epoch" not in caption  # there may be more for fewer images
 
 
 def test_a_batch_size_that_missed_98_percent_has_a_cross_and_no_point(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import Outcome
 from PIL import Image
+from rich.console import Console
 
+from mnist_cli import console
 from mnist_cli.records import RunRecord
 
 Mnist = Callable[..., Outcome]
@@ -181,6 +184,14 @@ def test_info_names_versions_devices_threads_and_data(mnist: Mnist) -> None:
     assert "mnist" in document["datasets"]
     assert isinstance(document["gpus"], list)
     assert "numpy" in mnist("info").stdout
+
+
+def test_info_says_what_is_not_installed() -> None:
+    screen = Console(file=io.StringIO())
+    screen.print(console.info_table({"versions": {"numpy": "2.0", "torch": None}}))
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO above
+    assert "numpy: 2.0" in shown
+    assert "torch: not installed" in shown
 
 
 @pytest.mark.parametrize(

@@ -468,21 +468,64 @@ def test_helpers_stay_from_epoch_to_epoch_and_end_with_their_network():
 
 
 @pytest.mark.usefixtures("crews")
-@pytest.mark.parametrize("changed", ["labels", "images", "images and batch size", "batch size"])
-def test_helpers_take_what_has_changed_since_the_epoch_before(changed):
-    model, other = (classifier(CNN, threads=2, config=PAIRS) for _ in range(2))
+@pytest.mark.parametrize("spec", [CNN, MLP], ids=str)
+@pytest.mark.parametrize("changed", ["labels", "images", "weights", "less a batch", "more a batch"])
+def test_helpers_take_what_has_changed_since_the_epoch_before(spec, changed):
+    model, other = (classifier(spec, threads=2, config=PAIRS) for _ in range(2))
     images, labels = pictures()
     list(epoch(model, images, labels))
+    if changed == "weights":
+        for imported in (model.import_weights, model.import_optimizer):
+            imported(starting_weights(spec, seed=7))
     other.import_weights(model.export_weights())
     other.import_optimizer(model.export_optimizer())
-    if "labels" in changed:
+    if changed == "labels":
         labels = labels[::-1].copy()
-    if "images" in changed:
+    if changed == "images":
         images = images[::-1].copy()
     for each in (model, other):
-        each.batch_size = 3 if "size" in changed else 2
+        each.batch_size = {"less a batch": 1, "more a batch": 3}.get(changed, 2)
         list(epoch(each, images, labels))
     assert_same(model.export_weights(), other.export_weights())
+
+
+@needs_fork
+def test_a_copy_of_the_process_leaves_its_helpers_alone():
+    model, other = (classifier(CNN, threads=2, config=PAIRS) for _ in range(2))
+    images, labels = pictures()
+    for each in (model, other):
+        list(epoch(each, images, labels))
+    copy = multiprocessing.get_context("fork").Process(target=model.network._training.close)
+    copy.start()
+    copy.join(30)
+    assert copy.exitcode == 0
+    for each in (model, other):
+        list(epoch(each, images, labels))
+    assert_same(model.export_weights(), other.export_weights())
+
+
+@needs_fork
+@pytest.mark.parametrize("refused", ["sched_getaffinity", "sched_setaffinity"])
+def test_without_leave_to_choose_cores_training_goes_on(refused, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    expected = classifier(MLP, threads=2)
+    found = classifier(MLP, threads=2)
+    train(expected)
+    monkeypatch.setattr(os, refused, refuse)
+    train(found)
+    assert_same(found.export_weights(), expected.export_weights())
+
+
+@needs_fork
+def test_steps_are_taken_on_a_core_of_ones_own_where_the_crew_takes_all(monkeypatch):
+    bound = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: bound.append(sorted(cores)))
+    train(classifier(MLP, threads=2))
+    # What the helper did is its own; the caller was bound and set free again for each chunk.
+    assert bound == [[0], [0, 1]]
 
 
 @needs_fork
