@@ -490,6 +490,25 @@ def test_helpers_take_what_has_changed_since_the_epoch_before(spec, changed):
 
 
 @needs_fork
+def test_helpers_that_could_not_be_started_for_other_images_can_be_for_the_ones_before(monkeypatch):
+    model, other = (classifier(CNN, threads=2, config=PAIRS) for _ in range(2))
+    images, labels = pictures()
+    for each in (model, other):
+        list(epoch(each, images, labels))
+
+    def refuse():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fork", refuse)
+        with pytest.raises(FrameworkError, match="temporarily"):
+            list(epoch(model, images.copy(), labels))
+    for each in (model, other):
+        list(epoch(each, images, labels))
+    assert_same(model.export_weights(), other.export_weights())
+
+
+@needs_fork
 def test_a_copy_of_the_process_leaves_its_helpers_alone():
     model, other = (classifier(CNN, threads=2, config=PAIRS) for _ in range(2))
     images, labels = pictures()

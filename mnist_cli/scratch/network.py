@@ -333,6 +333,7 @@ class Network:
         training = self._training
         if training is None or self._trained_images is not images or self._capacity < capacity:
             if training is not None:
+                self._training = None
                 training.close()  # its helpers end
             training = _train(
                 self._crew(), self._members, images, capacity, label_smoothing=self._label_smoothing
