@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
 import subprocess
@@ -100,9 +99,9 @@ def test_the_committed_records_are_a_full_comparison_and_sweep(
 def test_the_committed_comparison_stands_in_80_columns_uncut_and_a_line_each(
     committed: Callable[[str], dict[str, Any]],
 ) -> None:
-    screen = Console(width=80, file=io.StringIO())
-    screen.print(console.experiment_table(committed(experiments.COMPARISON)))
-    shown = screen.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO above
-    assert "…" not in shown
-    rows = re.findall(r"^ *(?:numpy|tensorflow|torch) +(?:cnn|mlp) .*\d$", shown, re.M)
+    screen = Console(width=80)
+    with screen.capture() as shown:
+        screen.print(console.experiment_table(committed(experiments.COMPARISON)))
+    assert "…" not in shown.get()
+    rows = re.findall(r"^ *(?:numpy|tensorflow|torch) +(?:cnn|mlp) .*\d$", shown.get(), re.M)
     assert len(rows) == 6

@@ -29,7 +29,7 @@ from mnist_cli.scratch.optimizer import nesterov_step, nesterov_step_by_product
 CNN, MLP = ModelSpec("cnn"), ModelSpec("mlp")
 SPECS = [CNN, MLP, ModelSpec("mlp", "sigmoid")]
 CONFIG = TrainConfig(batch_size=16)
-
+PAIRS = TrainConfig(batch_size=2)
 
 needs_fork = pytest.mark.skipif(not can_fork(), reason="crews are threads here")
 
@@ -153,8 +153,7 @@ def test_threads_change_nothing_but_rounding(spec, threads, crews):
 
 @pytest.mark.usefixtures("crews")
 def test_a_batch_smaller_than_the_crew_takes_the_same_steps():
-    config = TrainConfig(batch_size=2)
-    one, more = (classifier(CNN, threads=threads, config=config) for threads in (1, 3))
+    one, more = (classifier(CNN, threads=threads, config=PAIRS) for threads in (1, 3))
     losses = [train(model, learning_rate=0.001) for model in (one, more)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)  # float32, over six steps
     for name, expected in one.export_weights().items():
@@ -435,9 +434,6 @@ with crew.working(work):
     # The helper holds the other end of the pipe: reading to its end waits for the helper's.
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGKILL
-
-
-PAIRS = TrainConfig(batch_size=2)
 
 
 @pytest.mark.usefixtures("crews")

@@ -194,6 +194,15 @@ class Member:
         logits: Array = values
         return logits
 
+    def shares_of_labels(self, labels: Array, *, batch_size: int) -> Array:
+        """Return `loss.shares_of_labels` (n, 10) of labels (n,), for `backpropagate`."""
+        return shares_of_labels(
+            labels,
+            batch_size=batch_size,
+            label_smoothing=self._label_smoothing,
+            dtype=self.gradients.vector.dtype,
+        )
+
     def backpropagate(self, crew: Crew, images: Array, label_shares: Array, logits: Array) -> None:
         """Fill `gradients` with this member's part of them, and ``logits`` between all of the crew.
 
@@ -263,7 +272,6 @@ class Network:
         dtype: DTypeLike = np.float32,
         plain: bool = False,
     ) -> None:
-        self._label_smoothing = label_smoothing
         self._dtype = np.dtype(dtype)
         self._max_chunk = MAX_CHUNK[spec.arch]
         shapes = architectures.parameter_shapes(spec)
@@ -335,9 +343,7 @@ class Network:
             if training is not None:
                 self._training = None
                 training.close()  # its helpers end
-            training = _train(
-                self._crew(), self._members, images, capacity, label_smoothing=self._label_smoothing
-            )
+            training = _train(self._crew(), self._members, images, capacity)
             next(training)
             self._training, self._trained_images, self._capacity = training, images, capacity
         for chunk in pieces(len(batches), steps_per_chunk):
@@ -353,12 +359,7 @@ class Network:
         """Return the mean loss of a batch, and its gradient in each weight, canonical."""
         crew = self._crew()
         logits = shared_array((len(images), CLASSES), self._dtype)
-        shares = shares_of_labels(
-            labels,
-            batch_size=len(labels),
-            label_smoothing=self._label_smoothing,
-            dtype=self._dtype,
-        )
+        shares = self._members[0].shares_of_labels(labels, batch_size=len(labels))
 
         @_quietly
         def work(member: int) -> None:
@@ -398,9 +399,7 @@ class Network:
 _Training: TypeAlias = Generator[Array, tuple[Array, Array, Sequence[float]], None]
 
 
-def _train(
-    crew: Crew, members: Sequence[Member], images: Array, capacity: int, *, label_smoothing: float
-) -> _Training:
+def _train(crew: Crew, members: Sequence[Member], images: Array, capacity: int) -> _Training:
     """Take a step on each batch that is sent, of at most ``capacity`` images between them.
 
     These are copied side by side first, each member its share of them: fetching images from all
@@ -408,13 +407,12 @@ def _train(
     any longer, its helpers end. Were it a method, helpers that are threads would keep the network,
     and so themselves.
     """
-    dtype = members[0].gradients.vector.dtype
     # What all members see: what was sent, the images, and the logits.
     shape = shared_array((2,), np.int64)
     rows, labels = shared_array((2, capacity), np.int64)
     learning_rates = shared_array((capacity,), np.float64)
     gathered = shared_array((capacity, *images.shape[1:]), images.dtype)
-    logits = shared_array((capacity, CLASSES), dtype)
+    logits = shared_array((capacity, CLASSES), members[0].gradients.vector.dtype)
 
     @_quietly
     def take_steps(index: int) -> None:
@@ -423,9 +421,7 @@ def _train(
         own = _spans(count, crew.members)[index]
         # "clip" because "raise", the default, would take a copy of its own first.
         np.take(images, rows[own], axis=0, out=gathered[own], mode="clip")
-        shares = shares_of_labels(
-            labels[:count], batch_size=batch_size, label_smoothing=label_smoothing, dtype=dtype
-        )
+        shares = members[index].shares_of_labels(labels[:count], batch_size=batch_size)
         crew.meet(index)
         for batch, learning_rate in zip(
             pieces(count, batch_size), learning_rates[:steps].tolist(), strict=True
