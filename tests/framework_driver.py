@@ -17,6 +17,7 @@ from mnist_cli.data.dataset import load_dataset, split
 
 SPECS = {"cnn": ModelSpec("cnn"), "mlp": ModelSpec("mlp"), "sigmoid": ModelSpec("mlp", "sigmoid")}
 STEPS = 100
+ODD_BATCH = 257
 CONFIG = TrainConfig()
 # Gradients at equal weights agree to 3e-7 in any case. But of the CNN's 600,000 pooling windows a
 # step some are tied to the last bit; rounding then picks another winner, and at the default rate
@@ -51,8 +52,13 @@ def main(framework: str, path: str) -> None:
         config = replace(CONFIG, learning_rate=LEARNING_RATES[arch])
         rates = recipe.learning_rates(config, 5 * 859)[:STEPS]
 
-        def fresh(weights: Weights, velocities: Weights, spec: ModelSpec = spec):  # type: ignore[no-untyped-def]
-            classifier = adapter.build(spec, CONFIG, device="cpu", threads=2)
+        def fresh(  # type: ignore[no-untyped-def]
+            weights: Weights,
+            velocities: Weights,
+            spec: ModelSpec = spec,
+            config: TrainConfig = CONFIG,
+        ):
+            classifier = adapter.build(spec, config, device="cpu", threads=2)
             classifier.import_weights(weights)
             classifier.import_optimizer(velocities)
             return classifier
@@ -84,6 +90,15 @@ def main(framework: str, path: str) -> None:
         train(classifier, 0, 1)
         # After one step from rest the velocity is the gradient, plus weight decay.
         keep(f"{arch}/gradient", classifier.export_optimizer())
+
+        # More than one thread is worth for the MLP too, and no two halves.
+        odd = fresh(start, zeros, config=replace(CONFIG, batch_size=ODD_BATCH))
+        list(
+            odd.train_epoch(
+                images, labels[: len(images)], order=order[:ODD_BATCH], learning_rates=rates[:1]
+            )
+        )
+        keep(f"{arch}/gradient of an odd batch", odd.export_optimizer())
 
         classifier = fresh(start, zeros)
         saved[f"{arch}/losses"] = train(classifier, 0, STEPS)

@@ -322,7 +322,7 @@ def test_mixed_precision_learns_and_leaves_a_model_that_numpy_reads(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch_size", "threads"), [(64, 1), (512, 2)])
+@pytest.mark.parametrize(("batch_size", "threads"), [(64, 1), (256, 2)])
 def test_tensorflow_takes_one_thread_for_small_batches_of_the_mlp(
     mnist: Mnist, tmp_path: Path, batch_size: int, threads: int
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -28,8 +29,9 @@ from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 
 _PREDICT_BATCH = 250  # more takes memory, and saves little time
-# The MLP's steps are so short that below this batch size a second thread only gets in the way.
-_MLP_BATCH_FOR_THREADS = 512
+# On a CPU a batch is trained on in parts, one to a thread, which meet once a step and not at every
+# operation. Parts of fewer images than these cost more than they save.
+_IMAGES_A_PART = {"cnn": 8, "mlp": 128}
 
 
 def _keras_layer(layer: Layer, policy: str) -> Any:
@@ -97,7 +99,8 @@ class TensorFlowClassifier:
     optimiser than the contract's; TensorFlow's own kernel for momentum does not.
     """
 
-    def __init__(self, spec: ModelSpec, config: TrainConfig) -> None:
+    def __init__(self, spec: ModelSpec, config: TrainConfig, parts: int = 1) -> None:
+        self.parts = parts
         self.batch_size = config.batch_size
         self.model = build_model(spec, config.precision)
         self.channels = _flattened_channels(spec)
@@ -127,15 +130,29 @@ class TensorFlowClassifier:
     def _compile_chunk(self, config: TrainConfig) -> Any:
         """Return a compiled (images, labels, order (n, batch), learning_rates (n,)) -> losses."""
         share = config.label_smoothing / CLASSES
+        weights = list(self.variables.values())
+        # Sizes of the parts: as even as can be.
+        sizes = [len(part) for part in np.array_split(range(self.batch_size), self.parts)]
 
-        def step(images: Any, labels: Any, learning_rate: Any) -> Any:
+        def gradients_of(images: Any, labels: Any) -> tuple[list[Any], Any]:
+            """Return a part's share of the batch's gradients, and its losses without smoothing."""
             smoothed = tf.one_hot(labels, CLASSES, 1 - config.label_smoothing + share, share)
             with tf.GradientTape() as tape:
                 logits = self.model(images, training=True)
-                smoothed_loss = tf.reduce_mean(
-                    tf.nn.softmax_cross_entropy_with_logits(labels=smoothed, logits=logits)
+                smoothed_losses = tf.nn.softmax_cross_entropy_with_logits(
+                    labels=smoothed, logits=logits
                 )
-            gradients = tape.gradient(smoothed_loss, list(self.variables.values()))
+                part_of_mean = tf.reduce_sum(smoothed_losses) / self.batch_size
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+            return tape.gradient(part_of_mean, weights), losses
+
+        def step(images: Any, labels: Any, batch: Any, learning_rate: Any) -> Any:
+            parts = [
+                gradients_of(tf.gather(images, part), tf.gather(labels, part))
+                for part in tf.split(batch, sizes)
+            ]
+            shares, losses = zip(*parts, strict=True)
+            gradients = [tf.add_n(same) for same in zip(*shares, strict=True)]
             for (name, weight), gradient in zip(self.variables.items(), gradients, strict=True):
                 if name.endswith(".weight"):
                     gradient = gradient + config.weight_decay * weight
@@ -148,9 +165,7 @@ class TensorFlowClassifier:
                     momentum=config.momentum,
                     use_nesterov=True,
                 )
-            return tf.reduce_mean(
-                tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-            )
+            return tf.reduce_mean(tf.concat(losses, 0))
 
         # One graph for a whole chunk: calling Python once a step costs an MLP more than the step.
         # With its shapes given and its loop written out it is made once, from no translated Python.
@@ -167,10 +182,7 @@ class TensorFlowClassifier:
             steps = tf.shape(learning_rates)[0]
 
             def take_step(index: Any, losses: Any) -> Any:
-                batch = order[index]
-                loss = step(
-                    tf.gather(images, batch), tf.gather(labels, batch), learning_rates[index]
-                )
+                loss = step(images, labels, order[index], learning_rates[index])
                 return index + 1, losses.write(index, loss)
 
             _, losses = tf.while_loop(
@@ -206,9 +218,13 @@ class TensorFlowClassifier:
         if self._reader is not self.model:
             self._reader.set_weights(self.model.get_weights())
         logits = np.empty((len(images), 10), dtype=np.float32)
-        for start in range(0, len(images), _PREDICT_BATCH):
+
+        def predict(start: int) -> None:
             batch = slice(start, start + _PREDICT_BATCH)
             logits[batch] = self._predict(tf.constant(images[batch, ..., np.newaxis])).numpy()
+
+        with ThreadPoolExecutor(self.parts) as pool:
+            list(pool.map(predict, range(0, len(images), _PREDICT_BATCH)))
         return logits
 
     def export_weights(self) -> Weights:
@@ -270,16 +286,14 @@ class TensorFlowAdapter:
         self._device = "cpu" if device == "cpu" or not gpus else gpus[0].name
         # Full float32 on a GPU too: the default is TF32 here and there, in each framework its own.
         tf.config.experimental.enable_tensor_float_32_execution(False)
-        if (
-            self._device == "cpu"
-            and spec.arch == "mlp"
-            and config.batch_size < _MLP_BATCH_FOR_THREADS
-        ):
-            threads = 1
+        on_cpu = self._device == "cpu"
+        parts = 1
+        if on_cpu:
+            parts = threads = max(1, min(threads, config.batch_size // _IMAGES_A_PART[spec.arch]))
         if tf.config.threading.get_intra_op_parallelism_threads() == 0:  # not decided yet
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_intra_op_parallelism_threads(1 if on_cpu else threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
-        return TensorFlowClassifier(spec, config)
+        return TensorFlowClassifier(spec, config, parts)
 
     def environment(self) -> dict[str, Any]:
         """See `base.Adapter.environment`."""
@@ -288,7 +302,7 @@ class TensorFlowAdapter:
             "keras": keras.__version__,
             "device": self._device,
             "blas": "oneDNN, Eigen" if self._device == "cpu" else "cuDNN",
-            "framework_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+            "framework_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         }
 
 
