@@ -79,6 +79,11 @@ class Weighted:
         self._buffers = Buffers()
 
 
+def sum_rows(rows: Array, total: Array) -> None:
+    """Put the sum of rows (n, k) into ``total`` (k,), by BLAS: NumPy takes short rows singly."""
+    np.matmul(np.ones(len(rows), rows.dtype), rows, out=total)
+
+
 class Dense(Weighted):
     """A fully connected layer: y = x W + b, with W (in, out) and b (out,).
 
@@ -98,8 +103,7 @@ class Dense(Weighted):
     def backward(self, gradient: Array) -> Array | None:
         """Return dx (N, in) of dy (N, out)."""
         np.matmul(self._inputs.T, gradient, out=self.weight_gradient)
-        # A sum by BLAS: NumPy would take the short rows one at a time.
-        np.matmul(np.ones(len(gradient), gradient.dtype), gradient, out=self.bias_gradient)
+        sum_rows(gradient, self.bias_gradient)
         if not self.needs_input_gradient:
             return None
         input_gradient = self._buffers("input gradient", self._inputs.shape, self.weight.dtype)

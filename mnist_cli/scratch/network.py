@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from mnist_cli import architectures
 from mnist_cli.architectures import CLASSES, Array, Weights
 from mnist_cli.config import ModelSpec
-from mnist_cli.scratch.blocks import DirectBlock, Unstack, WinogradBlock
+from mnist_cli.scratch.blocks import DirectBlock, Pixels, SplitDense, Strips, WinogradBlock
 from mnist_cli.scratch.crew import Crew, can_fork, shared_array
 from mnist_cli.scratch.layers import (
     Buffers,
@@ -480,10 +480,11 @@ def _layers(
                     yield (WinogradBlock if blocks else DirectBlock)(*arrays(layer))
                 blocks += 1
             case architectures.Dense():
-                is_first = layer.name == "fc1" and not blocks
-                yield Dense(*arrays(layer), needs_input_gradient=not is_first)
+                is_large = layer.name == "fc1"
+                dense = SplitDense if is_large and not plain else Dense
+                yield dense(*arrays(layer), needs_input_gradient=blocks > 0 or not is_large)
             case architectures.Flatten():
-                yield Flatten() if plain or not blocks else Unstack()
+                yield Flatten() if plain else Pixels() if blocks else Strips()
             case architectures.Activation():
                 yield Relu() if layer.function == "relu" else Sigmoid()
 
