@@ -63,6 +63,7 @@ MODEL_SAMPLES = 12
 PICTURE_COLUMNS = 3  # a picture is as wide as that many of its digits
 DIGIT_COLUMNS = 6
 MOST_DIGITS = 24
+WHISKERS = "whiskers: lowest and highest run"
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def batch_size_chart(
     points = {(run.framework, _arch_name(run), run.batch_size) for run in records}
     notes = [
         "lines: mean of runs (time to 98%: of those that reached it)",
-        "whiskers: lowest and highest run",
+        WHISKERS,
     ] * (len(records) > len(points))
     _save(figure, path, [*_facts(records, notes), *_failed(failures)])
 
@@ -254,6 +255,7 @@ def scaling_chart(groups: Mapping[str, Sequence[RunRecord]], path: Path) -> None
     _, data, _, rate, *others = _facts([bare])
     facts = [
         f"n = {_run_count(points)} a point, seed {usual.seed}",
+        *["lines: mean of runs", WHISKERS] * (max(points.values()) > 1),
         f"where it does not vary: {data}, {rate}, {_plural(_number(usual, 'threads'), 'thread')}",
         *others,
     ]

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/scaling.py [--redraw]
 
-Writes results/scaling.json, the records of one run for each point, and results/scaling.png. With
-``--redraw`` only the picture, from the records. Run nothing beside it: it takes some ten minutes.
+Writes results/scaling.json, the records of three runs for each point, and results/scaling.png;
+with ``--redraw`` only the picture, from the records. Rounds are reversed in turn, so that a machine
+whose speed drifts favours nobody. Run nothing beside it: it takes some fifteen minutes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FRAMEWORKS = ("numpy", "tensorflow", "torch")
 TRAIN_IMAGES = (1_000, 4_000, 16_000, 60_000)  # of the last, 5,000 are for validation
 BATCH_SIZES = (16, 64, 256, 1024)
 USUAL_IMAGES = 16_000
+ROUNDS = 3
 LEAST_IMAGES = 4_000  # a run passes through: fewer take no time to speak of
 
 
@@ -59,21 +61,25 @@ def main() -> None:
     parser.add_argument("--redraw", action="store_true")
     path = RESULTS / "scaling.json"
     if not parser.parse_args().redraw:
-        done: dict[worker.TrainJob, dict[str, object]] = {}
-        document = {}
-        for field, jobs in points(len(os.sched_getaffinity(0))).items():
-            for job in jobs:
-                if job not in done:  # the usual point is in every group
-                    # Which test images were misread is most of a record, and not the question.
-                    done[job] = worker.run(job, lambda _: None) | {"test_errors": []}
-                    speed = done[job]["images_per_second"]
-                    label = (job.framework, job.spec.arch, job.limit, job.config.batch_size)
-                    print(*label, job.threads, f"{speed:,.0f} images/s", flush=True)
-            document[field] = [done[job] for job in jobs]
-        write_json(path, document)
-    groups = json.loads(path.read_text())
+        groups = points(len(os.sched_getaffinity(0)))
+        # The usual point is in every group.
+        runs: dict[worker.TrainJob, list[dict[str, object]]] = {
+            job: [] for jobs in groups.values() for job in jobs
+        }
+        for number in range(ROUNDS):
+            for job in list(runs)[:: -1 if number % 2 else 1]:
+                # Which test images were misread is most of a record, and not the question.
+                run = worker.run(job, lambda _: None) | {"test_errors": []}
+                runs[job].append(run)
+                label = (job.framework, job.spec.arch, job.limit, job.config.batch_size)
+                print(*label, job.threads, f"{run['images_per_second']:,.0f} images/s", flush=True)
+        write_json(
+            path,
+            {field: [run for job in jobs for run in runs[job]] for field, jobs in groups.items()},
+        )
+    records = json.loads(path.read_text())
     charts.scaling_chart(
-        {field: [RunRecord.from_json(run) for run in runs] for field, runs in groups.items()},
+        {field: [RunRecord.from_json(run) for run in group] for field, group in records.items()},
         path.with_suffix(".png"),
     )
 
