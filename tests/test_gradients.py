@@ -237,10 +237,17 @@ def test_loss_and_gradients_agree_with_pytorch(name, dtype, tolerance):
     # As against PyTorch: the same sums in another order, Winograd's among them.
     [pytest.param(np.float64, 1e-12, id="float64"), pytest.param(np.float32, 1e-5, id="float32")],
 )
-@pytest.mark.parametrize("count", [1, 5, 16])
-def test_blocks_agree_with_the_plain_layers(count, dtype, tolerance):
+@pytest.mark.parametrize(
+    ("arch", "count"),
+    # The MLP's first layer is in parts for 17 to 64 images; the last number is 256 and 44 more.
+    [
+        *(("cnn", count) for count in (1, 5, 16)),
+        *(("mlp", count) for count in (1, 16, 17, 64, 65, 300)),
+    ],
+)
+def test_blocks_agree_with_the_plain_layers(arch, count, dtype, tolerance):
     images, labels = digits(count, dtype=dtype)
-    fast, plain = (network("cnn", dtype=dtype, plain=plain) for plain in (False, True))
+    fast, plain = (network(arch, dtype=dtype, plain=plain) for plain in (False, True))
     # Twice: the second time every buffer holds what the first one left.
     for _ in range(2):
         assert_close(fast.logits(images), plain.logits(images), tolerance)

@@ -1,7 +1,8 @@
 """The fast forms: convolution, bias, ReLU and 2x2 max-pool in one block, a dense layer in parts.
 
-A block computes what `layers.Conv`, `layers.MaxPool` and `layers.Relu` do in a row; they are the
-plain statement of it, and the tests hold the blocks to them. Three things make the blocks faster.
+A block computes what `layers.Conv`, `layers.MaxPool` and `layers.Relu` do in a row, `SplitDense`
+what `layers.Dense` does; they are the plain statement of it, and the tests hold the fast forms to
+them. Three things make the blocks faster; why parts are, `SplitDense` says.
 
 *Layout.* Images are (H, W, N, C): the image's place in the batch stands beside the channel. The
 numbers of one pixel over the whole batch lie in a row of N C, so that taking every second column,
