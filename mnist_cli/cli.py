@@ -157,8 +157,9 @@ def train(
         progress.start_run(f"{framework} {arch}")
         result = worker.run(job, progress.on_event)
     record = RunRecord.from_json(result)
-    write_json(results_dir / f"{name}_training.json", result)
-    chart = results_dir / f"{name}_training.png"
+    record_path = results_dir / f"{name}_training.json"
+    write_json(record_path, result)
+    chart = record_path.with_suffix(".png")
     charts.training_chart(record, chart)
     if as_json:
         _print_json(result)
@@ -168,7 +169,7 @@ def train(
             is_reached = record.history[-1].validation_accuracy >= target_accuracy
             when = f"reached after {record.train_seconds:.1f} s of training"
             typer.echo(f"target {target_accuracy:.4g}: {when if is_reached else 'not reached'}")
-        _say_written(record.checkpoint, chart)
+        _say_written(record.checkpoint, record_path, chart)
 
 
 @app.command()
@@ -345,7 +346,7 @@ def predict(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A .safetensors file, or the name of one in results/models.",
+            help="A .safetensors file, or the name of one that mnist train wrote.",
             show_default="the one inside this package",
         ),
     ] = None,
@@ -360,6 +361,9 @@ def predict(
     ] = None,
     threads: Threads = None,
     device: Device = "auto",
+    results_dir: Annotated[Path, typer.Option(help="Where that model is looked for.")] = Path(
+        "results"
+    ),
     as_csv: Annotated[bool, typer.Option("--csv", help="One line a picture.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -379,7 +383,7 @@ def predict(
     warnings.simplefilter("ignore")
     sources, failed = _sources(files)
     reader = prediction.Reader(
-        None if model is None else _model_path(model, Path("results")),
+        None if model is None else _model_path(model, results_dir),
         framework=framework,
         threads=_threads(threads),
         device=_device(device),
@@ -679,7 +683,7 @@ def _run_experiment(
         _print_json(document)
     else:
         _show_experiment(document)
-        _say_written(path, *written)
+        _say_written(path, *written, *([template.checkpoint] if document["runs"] else []))
     if document["failures"]:
         raise typer.Exit(1)
 

@@ -36,13 +36,16 @@ _TRAINING = "Training and validation loss, and accuracy, after each epoch of one
 
 
 def load_all(folder: Path) -> Mapping[str, Document]:
-    """Return the documents in a results folder by name. Raises `RecordError` if there is none."""
+    """Return the documents in a results folder by name.
+
+    Raises `RecordError` if there is none, nor a record of `mnist train`.
+    """
     paths = {name: folder / f"{name}.json" for name in _TITLES}
     documents = {name: experiments.load(path) for name, path in paths.items() if path.exists()}
-    if not documents:
+    if not documents and not _training_paths(folder):
         raise RecordError(
-            f"No records in {folder}. Make them with 'mnist compare' or 'mnist sweep-batch', "
-            "or name another folder with --results-dir."
+            f"No records in {folder}. Make them with 'mnist compare', 'mnist sweep-batch' or "
+            "'mnist train', or name another folder with --results-dir."
         )
     return documents
 
@@ -76,13 +79,17 @@ def draw_all(documents: Mapping[str, Document], folder: Path) -> list[Path]:
     from mnist_cli import charts
 
     written = [path for name in documents for path in draw(name, documents[name], folder)]
-    for path in sorted(folder.glob("*_training.json")):
+    for path in _training_paths(folder):
         charts.training_chart(_training_record(path), path.with_suffix(".png"))
         written.append(path.with_suffix(".png"))
     page = folder / "report.html"
     with replacing(page) as temporary:
         temporary.write_text(_page(documents, written), encoding="utf-8")
     return [*written, page]
+
+
+def _training_paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*_training.json"))
 
 
 def _training_record(path: Path) -> RunRecord:

@@ -56,6 +56,8 @@ def test_train_writes_model_record_and_chart_and_prints_a_table(
         "fake-mlp_training.png",
         "models/fake-mlp.safetensors",
     ]
+    for name in ("models/fake-mlp.safetensors", "fake-mlp_training.json", "fake-mlp_training.png"):
+        assert f"written: {results / name}\n" in outcome.stderr
     assert _width(results / "fake-mlp_training.png") >= 1600
     assert "fake mlp: 101,770 parameters" in outcome.stdout
     # Not a terminal: one plain line an epoch, no control characters.

@@ -177,6 +177,20 @@ def test_resuming_does_failed_runs_again(
     assert len(resumed.document["runs"]) == 1
 
 
+def test_resuming_what_is_complete_says_so_and_changes_nothing(
+    mnist: Mnist, quick: list[str], tmp_path: Path
+) -> None:
+    command = ["compare", "--arch", "mlp", "--runs", "2", *quick]
+    first = mnist(*command)
+    path = tmp_path / "results" / "comparison_results.json"
+    before = path.read_bytes()
+    resumed = mnist(*command, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert f"All 2 runs are in {path}; none is missing." in resumed.stderr
+    assert path.read_bytes() == before
+    assert resumed.stdout == first.stdout
+
+
 def test_one_killed_child_gives_five_rows_and_a_failure_row(
     mnist: Mnist, quick: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +407,19 @@ def test_report_speaks_markdown_csv_and_json(mnist: Mnist, reported: Path) -> No
     assert [row["batch_size"] for row in csv.DictReader(io.StringIO(sweep))] == ["20", "40"]
     assert set(json.loads(say("json"))) == {"comparison_results", "batch_size_comparison"}
     assert "images" in say("table")
+
+
+def test_report_draws_a_training_that_stands_alone(
+    mnist: Mnist, quick: list[str], tmp_path: Path
+) -> None:
+    mnist("train", *quick)
+    picture = tmp_path / "results" / "fake-cnn_training.png"
+    picture.unlink()
+    outcome = mnist("report", "--results-dir", picture.parent)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert f"written: {picture}" in outcome.stderr
+    assert picture.exists()
+    assert (picture.parent / "report.html").read_text().count("<figcaption>") == 1
 
 
 def test_report_of_an_empty_folder_says_what_to_do(mnist: Mnist, tmp_path: Path) -> None:

@@ -398,7 +398,8 @@ def test_a_defect_costs_one_picture_not_all(
 def test_another_model_reads_what_the_packages_model_found(
     pictures: Path, tmp_path: Path, mnist: Mnist
 ) -> None:
-    path = tmp_path / "mlp.safetensors"
+    path = tmp_path / "mine" / "models" / "numpy-mlp.safetensors"
+    path.parent.mkdir(parents=True)
     spec = ModelSpec("mlp")
     untrained = Checkpoint(
         spec=spec,
@@ -417,6 +418,8 @@ def test_another_model_reads_what_the_packages_model_found(
     assert outcome.exit_code == 0, outcome.stderr
     assert len(outcome.document[0]["digits"]) == 3
     assert outcome.document[0]["text"] != "147"
+    by_name = ("--model", "numpy-mlp", "--results-dir", tmp_path / "mine", "--json")
+    assert mnist("predict", pictures / "147.png", *by_name).document == outcome.document
 
 
 def test_save_plot_draws_boxes_digits_and_probabilities(
