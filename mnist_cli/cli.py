@@ -434,6 +434,8 @@ def report(
     require_writable(results_dir)
     documents = reports.load_all(results_dir)
     written = reports.draw_all(documents, results_dir)
+    if not documents:
+        _say(f"No comparison and no sweep in {results_dir}: there is a chart, but no table.")
     if as_json or output_format == "json":
         _print_json(documents)
     elif output_format == "table":
@@ -683,7 +685,9 @@ def _run_experiment(
         _print_json(document)
     else:
         _show_experiment(document)
-        _say_written(path, *written, *([template.checkpoint] if document["runs"] else []))
+        _say_written(path, *written)
+        if template.checkpoint and Path(template.checkpoint).is_dir():
+            _say(f"models in: {template.checkpoint}")
     if document["failures"]:
         raise typer.Exit(1)
 

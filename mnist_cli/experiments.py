@@ -119,9 +119,8 @@ def run(
         finished: dict[tuple[str, str, int, int], RunRecord] = {}
         if resume:
             finished = _finished(partial, path, settings, data_sha256=dataset)
-            if len(finished) == len(jobs) and not partial.exists():
-                observer.note(f"All {len(jobs)} runs are in {path}; none is missing.")
-                return load(path)
+            if len(finished) == len(jobs):
+                observer.note(f"All {len(jobs)} runs are there already; none is missing.")
         elif partial.exists() and load(partial)["runs"]:
             aside = _keep_aside(partial)
             observer.note(f"An unfinished comparison was found; it is kept as {aside}.")

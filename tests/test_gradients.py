@@ -9,6 +9,7 @@ import pytest
 
 from mnist_cli.architectures import initial_weights
 from mnist_cli.config import ModelSpec
+from mnist_cli.scratch.blocks import Strips
 from mnist_cli.scratch.layers import PLACES, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
 from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, shares_of_labels
 from mnist_cli.scratch.network import Network
@@ -256,6 +257,14 @@ def test_blocks_agree_with_the_plain_layers(arch, count, dtype, tolerance):
         assert loss == pytest.approx(expected_loss, rel=tolerance)
         for key in expected:
             assert_close(gradients[key], expected[key], tolerance)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(16, 1), (17, 7), (64, 7), (65, 1)])
+def test_images_come_in_parts_where_that_is_faster(count, parts):
+    images = np.arange(count * 784, dtype=np.float32).reshape(count, 28, 28, 1)
+    strips = Strips().forward(images)
+    assert strips.shape == (parts, count, 784 // parts)
+    np.testing.assert_array_equal(np.concatenate(strips, axis=1), images.reshape(count, -1))
 
 
 def test_blocks_give_the_gradient_to_the_first_of_equals():

@@ -97,9 +97,11 @@ class TensorFlowClassifier:
 
     Keras' own SGD folds the learning rate into the velocity, which under a schedule is another
     optimiser than the contract's; TensorFlow's own kernel for momentum does not.
+
+    A batch is trained on in ``parts``, side by side; as many threads predict.
     """
 
-    def __init__(self, spec: ModelSpec, config: TrainConfig, parts: int = 1) -> None:
+    def __init__(self, spec: ModelSpec, config: TrainConfig, *, parts: int) -> None:
         self.parts = parts
         self.batch_size = config.batch_size
         self.model = build_model(spec, config.precision)
@@ -129,14 +131,18 @@ class TensorFlowClassifier:
 
     def _compile_chunk(self, config: TrainConfig) -> Any:
         """Return a compiled (images, labels, order (n, batch), learning_rates (n,)) -> losses."""
-        share = config.label_smoothing / CLASSES
+        wrong = config.label_smoothing / CLASSES  # the target of a class that is not the label
         weights = list(self.variables.values())
         # Sizes of the parts: as even as can be.
         sizes = [len(part) for part in np.array_split(range(self.batch_size), self.parts)]
 
         def gradients_of(images: Any, labels: Any) -> tuple[list[Any], Any]:
-            """Return a part's share of the batch's gradients, and its losses without smoothing."""
-            smoothed = tf.one_hot(labels, CLASSES, 1 - config.label_smoothing + share, share)
+            """Return a part's share of the batch's gradients, and its losses without smoothing.
+
+            images (n, 28, 28, 1), float32; labels (n,), int64. The gradients are float32, shaped
+            as the weights, those of all parts adding up to the batch's; the losses (n,), float32.
+            """
+            smoothed = tf.one_hot(labels, CLASSES, 1 - config.label_smoothing + wrong, wrong)
             with tf.GradientTape() as tape:
                 logits = self.model(images, training=True)
                 smoothed_losses = tf.nn.softmax_cross_entropy_with_logits(
@@ -147,11 +153,11 @@ class TensorFlowClassifier:
             return tape.gradient(part_of_mean, weights), losses
 
         def step(images: Any, labels: Any, batch: Any, learning_rate: Any) -> Any:
-            parts = [
+            of_parts = [
                 gradients_of(tf.gather(images, part), tf.gather(labels, part))
                 for part in tf.split(batch, sizes)
             ]
-            shares, losses = zip(*parts, strict=True)
+            shares, losses = zip(*of_parts, strict=True)
             gradients = [tf.add_n(same) for same in zip(*shares, strict=True)]
             for (name, weight), gradient in zip(self.variables.items(), gradients, strict=True):
                 if name.endswith(".weight"):
@@ -293,7 +299,7 @@ class TensorFlowAdapter:
         if tf.config.threading.get_intra_op_parallelism_threads() == 0:  # not decided yet
             tf.config.threading.set_intra_op_parallelism_threads(1 if on_cpu else threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
-        return TensorFlowClassifier(spec, config, parts)
+        return TensorFlowClassifier(spec, config, parts=parts)
 
     def environment(self) -> dict[str, Any]:
         """See `base.Adapter.environment`."""
