@@ -136,6 +136,10 @@ def training_chart(record: RunRecord, path: Path) -> None:
     (cell,) = _cells([record])
     result = f"{record.test_accuracy:.2%} of test images right"
     epochs = _plural(len(record.history), "epoch")
+    images_an_epoch = record.train_images // record.batch_size * record.batch_size
+    passes = record.images_per_second * record.train_seconds / images_an_epoch
+    if passes < len(record.history) - 0.05:  # a target was reached within an epoch
+        epochs = f"{passes:.1f} of {_plural(record.epochs, 'epoch')}"
     figure = _figure(5.2, f"{cell.name} on {record.dataset}: {result} after {epochs}")
     loss, accuracy = figure.subplots(1, 2)
     _panel(loss, "Loss by epoch", "epoch", "loss (cross-entropy per image)")

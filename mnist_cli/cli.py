@@ -431,8 +431,8 @@ def report(
     from mnist_cli.records import require_writable
 
     require_choice("format", output_format, ("table", "markdown", "csv", "json"))
-    require_writable(results_dir)
     documents = reports.load_all(results_dir)
+    require_writable(results_dir)
     written = reports.draw_all(documents, results_dir)
     if not documents:
         _say(f"No comparison and no sweep in {results_dir}: there is a chart, but no table.")

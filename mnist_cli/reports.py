@@ -32,6 +32,12 @@ _EXPLANATIONS = {
     "what they do to accuracy, to the time of an epoch, to throughput and to the time until 98% of "
     "the validation images are read right.",
 }
+# How a sweep's learning rate goes with the batch size, after "at batch 64".
+_SCALINGS = {
+    "none": " and every other",
+    "linear": ", in proportion to batch size",
+    "sqrt": ", in proportion to the square root of batch size",
+}
 _TRAINING = "Training and validation loss, and accuracy, after each epoch of one training run."
 
 
@@ -138,15 +144,17 @@ def caption(document: Document) -> str:
     runs = max((row["n"] for row in document["summary"]), default=0)
     settings = document["settings"]
     smoothing = settings.get("label_smoothing")
+    scaling = _SCALINGS[settings.get("lr_scaling", "none")]
     devices = sorted({run["environment"]["device"] for run in document["runs"]})
     parts = [
         f"{_plural(runs, 'run')} of each, one at a time",
         _plural(settings["epochs"], "epoch"),
         *([] if _is_sweep(document) else [f"batch {settings['batch_size']}"]),
         f"peak learning rate {settings['learning_rate']:g}"
-        + (f" at batch {settings['batch_size']}" if _is_sweep(document) else ""),
+        + (f" at batch {settings['batch_size']}{scaling}" if _is_sweep(document) else ""),
         *([f"labels smoothed by {smoothing:g}"] if smoothing else []),
-        settings["dataset"],
+        settings["dataset"]
+        + (f" (at most {settings['limit']:,} training images)" if settings.get("limit") else ""),
         _plural(settings["threads"], "thread"),
         document["environment"]["cpu"],
         *(f"device {device}" for device in devices),

@@ -295,6 +295,16 @@ def test_training_is_written_with_no_text_cut_or_overlapping(
     require_readable(tmp_path / "training.png", drawn)
 
 
+def test_a_training_that_reached_its_target_tells_how_far_it_went(
+    tmp_path: Path, drawn: Drawn
+) -> None:
+    whole = make_record()
+    speed = 1.44 * (55_000 // 64 * 64) / whole.train_seconds
+    record = replace(whole, history=whole.history[:2], images_per_second=speed)
+    charts.training_chart(record, tmp_path / "training.png")
+    assert f"after 1.4 of {whole.epochs} epochs" in " ".join(texts(drawn))
+
+
 @pytest.mark.parametrize(
     "matrix",
     [np.eye(10, dtype=int) * 10_000, np.full((10, 10), 10_000), np.zeros((10, 10), dtype=int)],

@@ -20,7 +20,7 @@ import pytest
 from conftest import Outcome
 from filelock import FileLock
 
-from mnist_cli import experiments
+from mnist_cli import experiments, reports
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import RecordError
 from mnist_cli.worker import TrainJob
@@ -186,6 +186,19 @@ def test_resuming_what_is_complete_says_so_and_measures_nothing(
     assert resumed.exit_code == 0, resumed.stderr
     assert "All 2 runs are there already; none is missing." in resumed.stderr
     assert resumed.document["runs"] == first.document["runs"]
+
+
+def test_resuming_with_more_runs_does_the_new_ones(mnist: Mnist, quick: list[str]) -> None:
+    command = ["compare", "--arch", "mlp", *quick, "--json"]
+    first = mnist(*command)
+    more = mnist(*command, "--runs", "3", "--resume")
+    assert more.exit_code == 0, more.stderr
+    assert more.document["runs"][0] == first.document["runs"][0]
+    assert sorted(run["seed"] for run in more.document["runs"]) == [0, 1, 2]
+    assert more.document["settings"]["runs"] == 3
+    fewer = mnist(*command, "--runs", "2", "--resume")
+    assert fewer.exit_code == 1
+    assert "runs 3, not 2" in fewer.stderr
 
 
 def test_one_killed_child_gives_five_rows_and_a_failure_row(
@@ -394,6 +407,10 @@ def test_report_speaks_markdown_csv_and_json(mnist: Mnist, reported: Path) -> No
         return mnist("report", "--results-dir", reported, "--format", form).stdout
 
     assert "| fake | cnn |" in say("markdown")
+    assert "at batch 64, in proportion to the square root of batch size, " in say("markdown")
+    document = experiments.load(reported / "batch_size_comparison.json")
+    document["settings"]["limit"] = 2000
+    assert "(at most 2,000 training images)" in reports.caption(document)
     comparison, sweep = say("csv").split("\n\n")
     rows = list(csv.DictReader(io.StringIO(comparison)))
     assert [(row["framework"], row["arch"], row["n"]) for row in rows] == [

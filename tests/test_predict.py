@@ -248,8 +248,9 @@ def test_predict_takes_paths_arrays_and_images_alike(pictures: Path) -> None:
 
 
 def test_predict_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match="no digit found"):
-        mnist_cli.predict(np.zeros((50, 50)))
+    for side in (50, 100):  # in the larger one a sheet on a desk is looked for
+        with pytest.raises(PictureError, match="no digit found"):
+            mnist_cli.predict(np.zeros((side, side)))
     with pytest.raises(PictureError, match="no such file"):
         mnist_cli.predict(tmp_path / "absent.png")
     with pytest.raises(CheckpointError, match="No model at"):

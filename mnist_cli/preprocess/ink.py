@@ -159,6 +159,8 @@ def _sheet(small: Array) -> Array | None:
     ratios = np.rint(46 * np.log1p(light.astype(np.float32))).astype(np.uint8)
     _, bright = cv2.threshold(ratios, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     contours, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not contours:  # all of it is black
+        return None
     outline = max(contours, key=cv2.contourArea)
     hull = cv2.convexHull(outline)
     corners = cv2.approxPolyDP(hull, 0.02 * cv2.arcLength(hull, True), True)
