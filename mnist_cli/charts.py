@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from mnist_cli.prediction import Digit, Prediction
     from mnist_cli.preprocess.opening import Picture, Source
+    from mnist_cli.preprocess.segmentation import Box
 
     Axis: TypeAlias = XAxis | YAxis
 
@@ -807,17 +808,44 @@ def _boxed(panel: Axes, name: str, picture: Picture, answer: Prediction) -> None
         panel.add_patch(
             Rectangle((left, top), right - left, bottom - top, fill=False, color=color, linewidth=2)
         )
-        panel.annotate(
-            f"{digit.digit}",
-            xy=(left, top),
-            xytext=(0, 2),
-            textcoords="offset points",
-            fontsize=FONT_POINTS,
-            color=color,
-        )
+        others = [other.box for other in answer.digits if other is not digit]
+        x, y, ha, va = _beside(digit.box, others, width=width, height=height)
+        backing = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+        style: dict[str, Any] = {"fontsize": FONT_POINTS, "color": color, "bbox": backing}
+        panel.text(x, y, f"{digit.digit}", ha=ha, va=va, **style)
     panel.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
     title = textwrap.shorten(Path(name).name, 40, placeholder="...")
     panel.set_title(title, loc="left", fontsize=FONT_POINTS, color=INK, parse_math=False)
+
+
+def _beside(
+    box: Box, others: Sequence[Box], *, width: float, height: float
+) -> tuple[float, float, str, str]:
+    """Return x, y and alignments of a label for a box, where it hides least.
+
+    It stands above the box, right or left of it or below, the first of those that cover no other
+    box and stay in the picture (``width`` x ``height`` pixels), or else that do so most.
+    """
+    left, top, right, bottom = box
+    size = 0.08 * max(width, height)  # of a label, in the smallest panel there is
+    places = [
+        (left, top - size, (left, top, "left", "bottom")),
+        (right, top, (right, top, "left", "top")),
+        (left - size, top, (left, top, "right", "top")),
+        (left, bottom, (left, bottom, "left", "top")),
+    ]
+
+    def shared(x: float, y: float, other: Sequence[float]) -> float:
+        across = min(x + size, other[2]) - max(x, other[0])
+        down = min(y + size, other[3]) - max(y, other[1])
+        return max(0, across) * max(0, down)
+
+    def hidden(x: float, y: float) -> int:
+        outside = size**2 - shared(x, y, (0, 0, width, height))
+        return round(outside + sum(shared(x, y, other) for other in others))
+
+    *_, place = min(places, key=lambda place: hidden(*place[:2]))
+    return place
 
 
 def _probabilities(panel: Axes, digit: Digit) -> None:

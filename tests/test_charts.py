@@ -19,6 +19,7 @@ from PIL import Image
 
 from mnist_cli import charts
 from mnist_cli.errors import OutputError, UsageError
+from mnist_cli.preprocess.segmentation import Box
 from mnist_cli.records import EpochRecord, RunRecord, time_to_accuracy
 
 ENVIRONMENT = {
@@ -649,3 +650,23 @@ def test_samples_fill_up_where_one_kind_runs_short(wrong: int, right: int) -> No
     labels = np.zeros_like(predictions)
     chosen = charts.choose_samples(labels, predictions, np.ones(wrong + right), 40)
     assert len(set(chosen.tolist())) == len(chosen) == min(40, wrong + right)
+
+
+@pytest.mark.parametrize(
+    ("box", "others", "horizontal", "vertical"),
+    [
+        pytest.param((40, 40, 60, 60), [], "left", "bottom", id="above"),
+        pytest.param((40, 2, 60, 90), [], "left", "top", id="right at the top edge"),
+        pytest.param((40, 40, 60, 60), [(40, 10, 60, 38)], "left", "top", id="right below another"),
+        pytest.param(
+            (40, 40, 60, 60), [(40, 10, 60, 38), (62, 30, 80, 60)], "right", "top", id="left"
+        ),
+    ],
+)
+def test_a_digits_label_covers_no_other_box_and_stays_in_the_picture(
+    box: Box, others: list[Box], horizontal: str, vertical: str
+) -> None:
+    x, y, *alignment = charts._beside(box, others, width=100, height=100)
+    assert alignment == [horizontal, vertical]
+    left, top, right, _ = box
+    assert (x, y) == (right if (horizontal, vertical) == ("left", "top") else left, top)
