@@ -454,6 +454,9 @@ def test_scaling_has_a_panel_for_each_number_and_no_text_cut_or_overlapping(
     assert panels[0].lines[0].get_xdata().tolist() == [1000, 4000, 55_000]
     caption = " ".join(texts(drawn)).replace("\xa0", " ").replace("\n", " ")
     assert "where it does not vary: mnist, 55,000 training images, batch 64, peak" in caption
+    assert "rate 0.05, 2 threads" in caption
+    assert "GHz, device cpu" in caption  # the number of threads is not a fact of all points
+    assert "epoch" not in caption  # there may be more for fewer images
     assert "whiskers" not in caption
 
 
@@ -473,9 +476,6 @@ def test_scaling_of_several_runs_a_point_says_what_its_lines_and_whiskers_are(
     caption = " ".join(texts(drawn)).replace("\xa0", " ").replace("\n", " ")
     assert "n = 2 runs a point" in caption
     assert "lines: mean of runs · whiskers: lowest and highest run" in caption
-    assert "rate 0.05, 2 threads" in caption
-    assert "GHz, device cpu" in caption  # the number of threads is not a fact of all points
-    assert "epoch" not in caption  # there may be more for fewer images
 
 
 def test_a_batch_size_that_missed_98_percent_has_a_cross_and_no_point(
