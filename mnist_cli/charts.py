@@ -982,6 +982,7 @@ def _facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]
         _learning_rates(records),
         *(f"labels smoothed by {run.label_smoothing:g}" for run in records if run.label_smoothing),
         *(run.precision for run in records if run.precision != "float32"),
+        *("pictures bent anew each epoch" for run in records if run.augment),
         *(_hardware(run.environment) for run in records),
         *(str(run.environment.get("date", "")) for run in records),
     ]

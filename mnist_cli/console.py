@@ -191,9 +191,11 @@ def half_blocks(images: Sequence[Array], *, err: bool = False) -> str:
 
 def history_table(record: RunRecord) -> Table:
     """Return the closing table of one training run."""
+    precision = "" if record.precision == "float32" else f", {record.precision}"
     table = _table(
         f"{record.framework} {record.arch}: {record.parameters:,} parameters, "
-        f"batch {record.batch_size}, seed {record.seed}",
+        f"{record.train_images:,} training images{', bent' * record.augment}, "
+        f"batch {record.batch_size}, seed {record.seed}{precision}",
         (
             "epoch",
             "train\nloss",

@@ -83,6 +83,7 @@ class RunRecord:
     warmup_fraction: float | None = None
     decay_power: float | None = None
     precision: str = "float32"
+    augment: bool = False
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:

@@ -295,6 +295,11 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     )
     if job.resume and path is not None:
         start = training.resumable(path, start)
+        if not start.history:
+            emit({"event": "note", "text": f"There is no {path} to resume: training anew."})
+        elif not training.is_finished(start):
+            done = f"epoch {len(start.history)} of {job.config.epochs}"
+            emit({"event": "note", "text": f"Going on after {done}."})
     emit({"event": "phase", "name": "warming up"})
     fit = training.fit(classifier, data, start, path=path, emit=emit)
 
@@ -313,6 +318,7 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         warmup_fraction=job.config.warmup_fraction,
         decay_power=job.config.decay_power,
         precision=job.config.precision,
+        augment=job.config.augment,
         seed=job.config.seed,
         history=fit.history,
         test_accuracy=last.test_accuracy,

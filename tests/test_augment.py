@@ -53,7 +53,9 @@ def test_augmented_training_repeats_to_the_bit_and_differs_from_plain(
     def history(folder: str, *options: str) -> list[float]:
         command = ["train", "--framework", "numpy", "--arch", "mlp", "--epochs", 2, *options]
         command += ["--dataset", small_data, "--results-dir", tmp_path / folder, "--json"]
-        return [row["train_loss"] for row in mnist(*command).document["history"]]
+        record = mnist(*command).document
+        assert record["augment"] == ("--augment" in options)
+        return [row["train_loss"] for row in record["history"]]
 
     bent = history("a", "--augment")
     assert bent == history("b", "--augment")

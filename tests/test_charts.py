@@ -296,6 +296,11 @@ def test_training_is_written_with_no_text_cut_or_overlapping(
     require_readable(tmp_path / "training.png", drawn)
 
 
+def test_a_training_on_bent_pictures_says_so(tmp_path: Path, drawn: Drawn) -> None:
+    charts.training_chart(replace(make_record(), augment=True), tmp_path / "training.png")
+    assert "pictures bent anew each epoch" in " ".join(texts(drawn))
+
+
 def test_a_training_that_reached_its_target_tells_how_far_it_went(
     tmp_path: Path, drawn: Drawn
 ) -> None:

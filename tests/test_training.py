@@ -49,6 +49,11 @@ def _without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in TIMES} for row in history]
 
 
+def _note(events: list[dict[str, Any]]) -> str:
+    (note,) = [event["text"] for event in events if event["event"] == "note"]
+    return note
+
+
 def test_a_run_leaves_a_record_events_and_a_finished_checkpoint(
     small_data: Path, tmp_path: Path
 ) -> None:
@@ -145,13 +150,16 @@ def test_a_resumed_run_ends_with_the_history_of_an_unbroken_one(
     whole, _ = _train(_job(small_data, tmp_path / "whole"))
     broken = _job(small_data, tmp_path / "broken", resume=True)  # nothing there: it starts anew
     monkeypatch.setenv("FAKE_FRAMEWORK", f"{how} 2")
+    events: list[dict[str, Any]] = []
     with pytest.raises(FrameworkError):
-        _train(broken)
+        worker.run(broken, events.append)
+    assert "to resume: training anew." in _note(events)
     unfinished = checkpoint.load(tmp_path / "broken" / "model.safetensors")
     assert len(unfinished.history) == 1
     assert unfinished.velocities
     monkeypatch.delenv("FAKE_FRAMEWORK")
-    resumed, _ = _train(broken)
+    resumed, events = _train(broken)
+    assert _note(events) == "Going on after epoch 1 of 3."
     assert _without_times(resumed["history"]) == _without_times(whole["history"])
     for name, array in checkpoint.load(tmp_path / "whole" / "model.safetensors").weights.items():
         other = checkpoint.load(tmp_path / "broken" / "model.safetensors").weights[name]
@@ -163,8 +171,7 @@ def test_resuming_a_finished_run_trains_no_more(small_data: Path, tmp_path: Path
     again, events = _train(_job(small_data, tmp_path, resume=True))
     assert again["history"] == first["history"]
     assert not [event for event in events if event["event"] == "epoch"]
-    (note,) = [event["text"] for event in events if event["event"] == "note"]
-    assert "Nothing is left to train" in note
+    assert "Nothing is left to train" in _note(events)
 
 
 @pytest.mark.parametrize(
