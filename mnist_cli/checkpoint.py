@@ -32,11 +32,31 @@ _VELOCITY = "velocity."
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """When a model's answer is sure: see `calibration`.
+
+    ``temperature``, above 0, divides its logits. ``sure_probability`` and ``sure_evidence`` are the
+    least of a sure digit. Raises `ValueError` for what is no number, or none above 0.
+    """
+
+    temperature: float
+    sure_probability: float
+    sure_evidence: float
+
+    def __post_init__(self) -> None:
+        limits = (self.temperature, self.sure_probability, self.sure_evidence)
+        if not (self.temperature > 0 and all(map(math.isfinite, limits))):
+            raise ValueError("its calibration needs finite numbers and a temperature above 0")
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A model with the story of its training.
 
     ``velocities`` is empty once training has finished. ``versions`` names the programs that made
-    the model. Pixels are normalised as (pixel / 255 - ``pixel_mean``) / ``pixel_std``.
+    the model. ``calibration`` is None while training is unfinished, where validation digits were
+    too few, and in models from before it was worked out. Pixels are normalised as
+    (pixel / 255 - ``pixel_mean``) / ``pixel_std``.
     """
 
     spec: ModelSpec
@@ -51,6 +71,7 @@ class Checkpoint:
     versions: dict[str, Any] = field(default_factory=dict)
     pixel_mean: float = PIXEL_MEAN
     pixel_std: float = PIXEL_STD
+    calibration: Calibration | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return what must be equal for a training to be resumed."""
@@ -96,6 +117,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "recipe": asdict(checkpoint.config),
         "history": [asdict(row) for row in checkpoint.history],
         "versions": checkpoint.versions,
+        "calibration": None if checkpoint.calibration is None else asdict(checkpoint.calibration),
     }
     # Metadata values must be strings: each is a JSON value of its own.
     metadata = {name: json.dumps(value) for name, value in details.items()}
@@ -144,6 +166,7 @@ def load(path: Path) -> Checkpoint:
             versions=details["versions"],
             pixel_mean=float(details["normalization"]["mean"]),
             pixel_std=float(details["normalization"]["std"]),
+            calibration=Calibration(**limits) if (limits := details.get("calibration")) else None,
         )
         if not (math.isfinite(checkpoint.pixel_mean) and 0 < checkpoint.pixel_std < math.inf):
             raise ValueError("its normalisation needs a finite mean and a std above 0")

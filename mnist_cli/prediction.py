@@ -3,18 +3,7 @@
 The default is the model inside this package, computed by NumPy: neither PyTorch nor TensorFlow is
 imported. Another framework reads in a process of its own, as everywhere (see `worker`).
 
-How sure is sure. The logits are divided by `TEMPERATURE` before the softmax (Guo et al., 2017,
-arXiv:1706.04599), chosen so that the cross-entropy of 5,000 validation digits is least, drawn as
-people draw them (turned, slanted, thinned, thickened, by seed): then of the digits given 90% nine
-in ten are right. A digit is marked as not sure
-
-- if its probability is below `SURE_PROBABILITY`: of those validation digits above it, no more than
-  1 in 200 is read wrong;
-- if its evidence (`evaluation.evidence`) is below `SURE_EVIDENCE`: that of all but 3 in 100 of
-  those digits is above it. A letter may be more like a 6 than like any other digit, yet not much
-  like a 6.
-
-``python tests/benchmarks/calibration.py`` works the three numbers out for a model.
+When an answer is sure depends on its model: see `calibration`.
 """
 
 from __future__ import annotations
@@ -33,6 +22,7 @@ import numpy as np
 from mnist_cli import checkpoint, evaluation, recipe
 from mnist_cli.adapters.base import Classifier
 from mnist_cli.architectures import CLASSES, Array
+from mnist_cli.checkpoint import Calibration
 from mnist_cli.errors import PictureError
 from mnist_cli.preprocess import PreparedDigit, prepare
 from mnist_cli.preprocess.opening import Source, brief
@@ -58,9 +48,8 @@ SUFFIXES = frozenset(
     ]
 )
 
-TEMPERATURE = 1.23
-SURE_PROBABILITY = 0.71
-SURE_EVIDENCE = 7.9
+# Of the model in the package, by `tests/benchmarks/calibration.py`. Models as old carry none.
+CALIBRATION = Calibration(temperature=1.15, sure_probability=0.78, sure_evidence=7.7)
 
 _BATCH = 64  # pictures: enough for the network to be fast, few enough to show progress
 
@@ -71,7 +60,7 @@ class Digit:
 
     ``probabilities`` are those of 0 to 9 and sum to 1; ``confidence`` is that of ``digit``, the
     largest. ``box`` is (left, top, right, bottom) in pixels of the upright picture. ``sure``:
-    see the module. ``image`` (28, 28), uint8, is what the network saw, ink 255.
+    see `calibration`. ``image`` (28, 28), uint8, is what the network saw, ink 255.
     """
 
     digit: int
@@ -194,6 +183,7 @@ class Reader:
 
         self._path = model or PRETRAINED
         self._model = checkpoint.load(self._path)
+        self.calibration = self._model.calibration or CALIBRATION
         self._framework = framework
         self._device = device
         self._threads = threads or available_cores()
@@ -225,7 +215,7 @@ class Reader:
                     yield found
                 else:
                     rows = np.array([next(logits) for _ in found])
-                    yield _prediction(source, found, rows)
+                    yield _prediction(source, found, rows, self.calibration)
 
     def _prepared(
         self, sources: Iterable[Source], *, single: bool
@@ -280,16 +270,21 @@ class Reader:
 Found: TypeAlias = "list[PreparedDigit] | PictureError"
 
 
-def _prediction(source: Source, prepared: list[PreparedDigit], logits: Array) -> Prediction:
+def _prediction(
+    source: Source, prepared: list[PreparedDigit], logits: Array, limits: Calibration
+) -> Prediction:
     """Return the answer for one picture; logits (N, 10) for its N digits."""
-    probabilities = evaluation.probabilities(logits / TEMPERATURE)
+    probabilities = evaluation.probabilities(logits / limits.temperature)
     evidence = evaluation.evidence(logits)
     digits = []
     text = ""
     for number, (one, row) in enumerate(zip(prepared, probabilities, strict=True)):
         digit = int(row.argmax())
         confidence = float(row[digit])
-        sure = confidence >= SURE_PROBABILITY and float(evidence[number]) >= SURE_EVIDENCE
+        sure = (
+            confidence >= limits.sure_probability
+            and float(evidence[number]) >= limits.sure_evidence
+        )
         digits.append(Digit(digit, confidence, tuple(row.tolist()), one.box, sure, one.image))
         if number and one.line != prepared[number - 1].line:
             text += "\n"

@@ -331,7 +331,7 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         wall_seconds=time.perf_counter() - started,
         images_per_second=_throughput(fit.history),
         time_to_accuracy=records.time_to_accuracy(fit.history),
-        peak_rss_mib=records.peak_rss_mib(),
+        peak_rss_mib=fit.peak_rss_mib,
         checkpoint=job.checkpoint,
         environment=environment | {"data_sha256": dataset.sha256},
     )

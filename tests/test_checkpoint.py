@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mnist_cli import checkpoint, recipe
-from mnist_cli.checkpoint import Checkpoint
+from mnist_cli.checkpoint import Calibration, Checkpoint
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, OutputError
 from mnist_cli.records import EpochRecord
@@ -46,6 +46,7 @@ def model(request: pytest.FixtureRequest) -> Checkpoint:
         weights=weights,
         velocities={name: array * 2 for name, array in weights.items()},
         versions={"numpy": "2"},
+        calibration=Calibration(temperature=0.6, sure_probability=0.8, sure_evidence=2.5),
     )
 
 
@@ -77,10 +78,10 @@ def test_a_checkpoint_comes_back_as_it_was_saved(model: Checkpoint, saved: Path)
 
 
 def test_a_model_from_before_a_setting_has_what_was_then_the_only_choice(saved: Path) -> None:
-    _rewrite(saved, recipe={"epochs": 5, "learning_rate": 0.05})
-    assert checkpoint.load(saved).config == TrainConfig(
-        epochs=5, learning_rate=0.05, label_smoothing=0, decay_power=1
-    )
+    _rewrite(saved, recipe={"epochs": 5, "learning_rate": 0.05}, calibration=None)
+    old = checkpoint.load(saved)
+    assert old.config == TrainConfig(epochs=5, learning_rate=0.05, label_smoothing=0, decay_power=1)
+    assert old.calibration is None
 
 
 def test_strided_weights_are_saved_with_their_own_values(model: Checkpoint, tmp_path: Path) -> None:
@@ -201,6 +202,14 @@ def _flat_normalization(path: Path) -> None:
     _rewrite(path, normalization={"mean": 0.1, "std": 0.0})
 
 
+def _cold_calibration(path: Path) -> None:
+    _rewrite(path, calibration={"temperature": 0, "sure_probability": 0.9, "sure_evidence": 2})
+
+
+def _calibration_in_words(path: Path) -> None:
+    _rewrite(path, calibration={"temperature": 1, "sure_probability": "high", "sure_evidence": 2})
+
+
 def _bad_recipe(path: Path) -> None:
     _rewrite(path, recipe={"epochs": 5, "surprise": 1})
 
@@ -224,6 +233,8 @@ def _bad_recipe(path: Path) -> None:
         (_not_finite, "fc2.bias should hold finite float32"),
         (_bad_recipe, "surprise"),
         (_flat_normalization, "std above 0"),
+        (_cold_calibration, "temperature above 0"),
+        (_calibration_in_words, "damaged checkpoint"),
     ],
 )
 def test_what_is_not_a_whole_checkpoint_is_refused_in_one_line(

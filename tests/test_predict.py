@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -447,7 +448,8 @@ def test_a_text_has_lines_and_doubts_are_marked(
     outcome = mnist("predict", pictures / "page.png")
     assert "page.png: 12 / 74  (" in outcome.stdout
     assert len(outcome.stdout.splitlines()) == 5  # and the three likeliest readings of each
-    monkeypatch.setattr(prediction, "SURE_PROBABILITY", 1.1)
+    never = replace(prediction.CALIBRATION, sure_probability=1.1)
+    monkeypatch.setattr(prediction, "CALIBRATION", never)
     outcome = mnist("predict", pictures / "page.png")
     assert "page.png: 1?2? / 7?4?  (" in outcome.stdout
     assert "not sure" in outcome.stdout
