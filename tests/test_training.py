@@ -69,7 +69,7 @@ def test_a_run_leaves_a_record_events_and_a_finished_checkpoint(
     model = checkpoint.load(tmp_path / "model.safetensors")
     assert len(model.history) == 3
     assert model.velocities == {}  # it is for use now
-    assert model.calibration is None  # 30 validation digits tell too little
+    assert model.calibration is None  # 40 validation digits tell too little
 
 
 def test_training_seconds_add_up_over_the_epochs(small_data: Path, tmp_path: Path) -> None:
