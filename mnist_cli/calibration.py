@@ -21,52 +21,61 @@ from mnist_cli import evaluation
 from mnist_cli.architectures import Array
 from mnist_cli.checkpoint import Calibration
 from mnist_cli.errors import PictureError
-from mnist_cli.preprocess import prepare
+from mnist_cli.preprocess import DEFECTS, prepare
 
 # Pixels of a page to one of a digit. Twice as many, and grain as in a photo, would take eight times
 # as long for nearly the same limits: for the package's model 96.5% of digits are sure either way.
 _PAGE_SCALE = 2
 _MOST_WRONG = 1 / 200  # of the digits called sure
 _UNLIKE = 0.03  # of true digits, called unlike a digit
-_FEWEST_DIGITS = 100  # below that the shares above say nothing
+FEWEST_DIGITS = 100  # below that the shares above say nothing
 _NEVER = 2.0  # a probability that nothing has
 
 
 def draw(images: Array, labels: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Return digits (N, 28, 28), uint8, as people might draw them, prepared as any picture is.
 
-    With their labels (N,); those that do not survive the drawing, too thin for a pen, are left out.
+    ``images`` (N, 28, 28), uint8, ink 255, with ``labels`` (N,). Those that do not survive the
+    drawing, too thin for a pen, are left out of both.
     """
     drawn, kept = [], []
     for image, label in zip(images, labels, strict=True):
         try:
             drawn.append(prepare(_page(image, rng), single=True)[0].image)
-        except PictureError:
+        except (PictureError, *DEFECTS):
             continue
         kept.append(label)
     return np.array(drawn, np.uint8).reshape(-1, *images.shape[1:]), np.array(kept, labels.dtype)
 
 
-def calibrate(logits: Array, labels: Array) -> Calibration | None:
+def calibrate(logits: Array, labels: Array) -> Calibration:
     """Return the limits for a model that gives drawn digits these logits (N, 10), labels (N,).
 
-    None for fewer than 100 digits, which tell too little.
+    Logits are float32 or float64; N should be `FEWEST_DIGITS` at least.
     """
-    if len(labels) < _FEWEST_DIGITS:
-        return None
     temperatures = np.geomspace(0.25, 4, 81)
     losses = [evaluation.cross_entropy(logits / value, labels) for value in temperatures]
     temperature = float(temperatures[np.argmin(losses)])
     probabilities = evaluation.probabilities(logits / temperature)
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    order = np.argsort(-confidence, kind="stable")
-    share_wrong = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero(share_wrong <= _MOST_WRONG)
+    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    confidence = probabilities.max(axis=1)[order]
+    wrong = (probabilities.argmax(axis=1) != labels)[order]
+    share_wrong = np.cumsum(wrong) / np.arange(1, len(order) + 1)
+    is_last = np.append(confidence[:-1] > confidence[1:], True)  # equals are sure together
+    limits = confidence[is_last & (share_wrong <= _MOST_WRONG)]
     return Calibration(
         temperature=temperature,
-        sure_probability=float(confidence[order][enough[-1]]) if len(enough) else _NEVER,
+        sure_probability=float(limits[-1]) if len(limits) else _NEVER,
         sure_evidence=float(np.quantile(evaluation.evidence(logits), _UNLIKE)),
     )
+
+
+def is_sure(logits: Array, limits: Calibration) -> Array:
+    """Return which digits are sure, (N,), bool, of logits (N, 10)."""
+    confidence = evaluation.probabilities(logits / limits.temperature).max(axis=1)
+    is_clear = confidence >= limits.sure_probability
+    is_like_digits = evaluation.evidence(logits) >= limits.sure_evidence
+    return np.asarray(is_clear & is_like_digits)
 
 
 def _page(image: Array, rng: np.random.Generator) -> Array:

@@ -36,7 +36,7 @@ class Calibration:
     """When a model's answer is sure: see `calibration`.
 
     ``temperature``, above 0, divides its logits. ``sure_probability`` and ``sure_evidence`` are the
-    least of a sure digit. Raises `ValueError` for what is no number, or none above 0.
+    least of a sure digit. Raises `ValueError` unless they are finite and that is above 0.
     """
 
     temperature: float

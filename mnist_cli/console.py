@@ -193,7 +193,7 @@ def history_table(record: RunRecord) -> Table:
     """Return the closing table of one training run."""
     precision = "" if record.precision == "float32" else f", {record.precision}"
     table = _table(
-        f"{record.framework} {record.arch}: {record.parameters:,} parameters, "
+        f"{record.framework} {record.arch}: {record.parameters:,} parameters\n"
         f"{record.train_images:,} training images{', bent' * record.augment}, "
         f"batch {record.batch_size}, seed {record.seed}{precision}",
         (

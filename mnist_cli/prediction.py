@@ -16,15 +16,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import cv2
 import numpy as np
 
 from mnist_cli import checkpoint, evaluation, recipe
 from mnist_cli.adapters.base import Classifier
 from mnist_cli.architectures import CLASSES, Array
+from mnist_cli.calibration import is_sure
 from mnist_cli.checkpoint import Calibration
 from mnist_cli.errors import PictureError
-from mnist_cli.preprocess import PreparedDigit, prepare
+from mnist_cli.preprocess import DEFECTS, PreparedDigit, prepare
 from mnist_cli.preprocess.opening import Source, brief
 from mnist_cli.preprocess.segmentation import Box
 from mnist_cli.records import available_cores
@@ -234,8 +234,7 @@ class Reader:
                 return error
             except MemoryError:
                 return PictureError("too large for this machine's memory; scale it down")
-            except (ArithmeticError, IndexError, ValueError, cv2.error) as error:
-                # A defect here should cost a folder of thousands one picture, not all.
+            except DEFECTS as error:  # one should cost a folder of thousands one picture, not all
                 return PictureError(f"cannot be prepared ({brief(error)})")
 
         for source in sources:
@@ -275,17 +274,14 @@ def _prediction(
 ) -> Prediction:
     """Return the answer for one picture; logits (N, 10) for its N digits."""
     probabilities = evaluation.probabilities(logits / limits.temperature)
-    evidence = evaluation.evidence(logits)
+    sure = is_sure(logits, limits).tolist()
     digits = []
     text = ""
     for number, (one, row) in enumerate(zip(prepared, probabilities, strict=True)):
         digit = int(row.argmax())
         confidence = float(row[digit])
-        sure = (
-            confidence >= limits.sure_probability
-            and float(evidence[number]) >= limits.sure_evidence
-        )
-        digits.append(Digit(digit, confidence, tuple(row.tolist()), one.box, sure, one.image))
+        values = tuple(row.tolist())
+        digits.append(Digit(digit, confidence, values, one.box, sure[number], one.image))
         if number and one.line != prepared[number - 1].line:
             text += "\n"
         text += str(digit)

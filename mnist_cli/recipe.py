@@ -17,7 +17,7 @@ from mnist_cli.errors import UsageError
 PIXEL_MEAN = 0.1307
 PIXEL_STD = 0.3081
 
-_STREAMS = {"weights": 0, "split": 1, "order": 2, "warmup": 3, "augment": 4}
+_STREAMS = {"weights": 0, "split": 1, "order": 2, "warmup": 3, "augment": 4, "calibration": 5}
 
 
 def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:

@@ -331,10 +331,13 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         wall_seconds=time.perf_counter() - started,
         images_per_second=_throughput(fit.history),
         time_to_accuracy=records.time_to_accuracy(fit.history),
-        peak_rss_mib=fit.peak_rss_mib,
+        peak_rss_mib=records.peak_rss_mib(),
         checkpoint=job.checkpoint,
         environment=environment | {"data_sha256": dataset.sha256},
     )
+    if path is not None:  # in no figure of the record: whatever they say is of the training
+        emit({"event": "phase", "name": "calibrating"})
+        training.calibrate(classifier, data, path)
     return record.to_json()
 
 

@@ -29,6 +29,9 @@ from mnist_cli.preprocess.ink import NO_DIGIT, Ink, find_ink
 from mnist_cli.preprocess.opening import Source, open_picture
 from mnist_cli.preprocess.segmentation import Box, Piece, group, in_lines
 
+# What a fault of the preparation, not of the picture, may raise.
+DEFECTS = (ArithmeticError, IndexError, ValueError, cv2.error)
+
 # (N, 28, 28) uint8 -> logits (N, 10): evidence where the shape alone does not decide.
 Classify: TypeAlias = Callable[[Array], Array]
 

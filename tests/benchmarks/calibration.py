@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_cli import evaluation
-from mnist_cli.calibration import calibrate, draw
+from mnist_cli.calibration import calibrate, draw, is_sure
 from mnist_cli.data.dataset import load_dataset, split
 from mnist_cli.prediction import PRETRAINED, Reader
 
@@ -30,14 +29,10 @@ def main() -> None:
         data.validation_images, data.validation_labels, np.random.default_rng(SEED)
     )
     logits = reader.logits(images)
-    limits = calibrate(logits, labels)
-    assert limits is not None
-    for name, used in (("worked out here", limits), ("the model's own", reader.calibration)):
-        probabilities = evaluation.probabilities(logits / used.temperature)
-        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-        sure = (confidence >= used.sure_probability) & (
-            evaluation.evidence(logits) >= used.sure_evidence
-        )
+    right = logits.argmax(axis=1) == labels
+    limits = {"worked out here": calibrate(logits, labels), "the model's own": reader.calibration}
+    for name, used in limits.items():
+        sure = is_sure(logits, used)
         print(f"{name}: {used}")
         print(f"  {len(labels):,} digits, {right.mean():.2%} read right")
         print(f"  sure {sure.mean():.2%}, of them {right[sure].mean():.2%} right")
