@@ -142,6 +142,8 @@ def run(
                 document = _document(jobs, finished, failures, settings)
                 write_json(partial, document)
             observer.finish_run(record, failure=failure)
+        if not finished and path.exists():  # a mistyped --device, say
+            observer.note(f"No run was finished: the earlier record is {_keep_aside(path)} now.")
         write_json(path, document)
         partial.unlink(missing_ok=True)
     return document

@@ -265,6 +265,21 @@ def test_a_run_that_hangs_past_the_timeout_becomes_a_failure(
     assert "stopped after 3 s, the --timeout" in outcome.document["failures"][0]["error"]
 
 
+def test_a_comparison_without_a_finished_run_keeps_the_earlier_record(
+    mnist: Mnist, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mnist("compare", "--arch", "mlp", *quick)
+    path = tmp_path / "results" / "comparison_results.json"
+    before = path.read_bytes()
+    monkeypatch.setenv("FAKE_FRAMEWORK", "crash 1")
+    outcome = mnist("compare", "--arch", "mlp", *quick)
+    assert outcome.exit_code == 1
+    kept = path.with_suffix(".kept-1.json")
+    assert f"No run was finished: the earlier record is {kept} now." in outcome.stderr
+    assert kept.read_bytes() == before
+    assert not json.loads(path.read_text())["runs"]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
