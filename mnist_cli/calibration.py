@@ -58,8 +58,8 @@ def calibrate(logits: Array, labels: Array) -> Calibration:
     temperature = float(temperatures[np.argmin(losses)])
     probabilities = evaluation.probabilities(logits / temperature)
     order = np.argsort(-probabilities.max(axis=1), kind="stable")
-    confidence = probabilities.max(axis=1)[order]
-    wrong = (probabilities.argmax(axis=1) != labels)[order]
+    probabilities, labels = probabilities[order], labels[order]
+    confidence, wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != labels
     share_wrong = np.cumsum(wrong) / np.arange(1, len(order) + 1)
     is_last = np.append(confidence[:-1] > confidence[1:], True)  # equals are sure together
     limits = confidence[is_last & (share_wrong <= _MOST_WRONG)]
@@ -70,12 +70,12 @@ def calibrate(logits: Array, labels: Array) -> Calibration:
     )
 
 
-def is_sure(logits: Array, limits: Calibration) -> Array:
-    """Return which digits are sure, (N,), bool, of logits (N, 10)."""
-    confidence = evaluation.probabilities(logits / limits.temperature).max(axis=1)
-    is_clear = confidence >= limits.sure_probability
+def judge(logits: Array, limits: Calibration) -> tuple[Array, Array]:
+    """Return probabilities (N, 10) and which digits are sure, (N,), bool, of logits (N, 10)."""
+    probabilities = evaluation.probabilities(logits / limits.temperature)
+    is_clear = probabilities.max(axis=1) >= limits.sure_probability
     is_like_digits = evaluation.evidence(logits) >= limits.sure_evidence
-    return np.asarray(is_clear & is_like_digits)
+    return probabilities, np.asarray(is_clear & is_like_digits)
 
 
 def _page(image: Array, rng: np.random.Generator) -> Array:

@@ -18,10 +18,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from mnist_cli import checkpoint, evaluation, recipe
+from mnist_cli import checkpoint, recipe
 from mnist_cli.adapters.base import Classifier
 from mnist_cli.architectures import CLASSES, Array
-from mnist_cli.calibration import is_sure
+from mnist_cli.calibration import judge
 from mnist_cli.checkpoint import Calibration
 from mnist_cli.errors import PictureError
 from mnist_cli.preprocess import DEFECTS, PreparedDigit, prepare
@@ -273,15 +273,13 @@ def _prediction(
     source: Source, prepared: list[PreparedDigit], logits: Array, limits: Calibration
 ) -> Prediction:
     """Return the answer for one picture; logits (N, 10) for its N digits."""
-    probabilities = evaluation.probabilities(logits / limits.temperature)
-    sure = is_sure(logits, limits).tolist()
+    probabilities, sure = (array.tolist() for array in judge(logits, limits))
     digits = []
     text = ""
     for number, (one, row) in enumerate(zip(prepared, probabilities, strict=True)):
-        digit = int(row.argmax())
-        confidence = float(row[digit])
-        values = tuple(row.tolist())
-        digits.append(Digit(digit, confidence, values, one.box, sure[number], one.image))
+        confidence = max(row)
+        digit = row.index(confidence)
+        digits.append(Digit(digit, confidence, tuple(row), one.box, sure[number], one.image))
         if number and one.line != prepared[number - 1].line:
             text += "\n"
         text += str(digit)

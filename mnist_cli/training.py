@@ -131,7 +131,6 @@ def fit(
             checkpoints.save(path, replace(state, velocities={}) if is_finished(state) else state)
         emit({"event": "epoch", "epochs": config.epochs, **asdict(row)})
     if test_logits is None:  # it was finished before
-        emit({"event": "note", "text": "Nothing is left to train: the run is finished."})
         test_logits = classifier.predict_logits(data.test.images)
     return Fit(state.history, test_logits, warmup_seconds, evaluate_seconds)
 

@@ -296,10 +296,12 @@ def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     if job.resume and path is not None:
         start = training.resumable(path, start)
         if not start.history:
-            emit({"event": "note", "text": f"There is no {path} to resume: training anew."})
-        elif not training.is_finished(start):
-            done = f"epoch {len(start.history)} of {job.config.epochs}"
-            emit({"event": "note", "text": f"Going on after {done}."})
+            note = f"There is no {path} to resume: training anew."
+        elif training.is_finished(start):
+            note = "Nothing is left to train: the run is finished."
+        else:
+            note = f"Going on after epoch {len(start.history)} of {job.config.epochs}."
+        emit({"event": "note", "text": note})
     emit({"event": "phase", "name": "warming up"})
     fit = training.fit(classifier, data, start, path=path, emit=emit)
 

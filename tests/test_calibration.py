@@ -11,7 +11,7 @@ import pytest
 
 from mnist_cli import checkpoint, evaluation, training, worker
 from mnist_cli.architectures import Array
-from mnist_cli.calibration import calibrate, draw, is_sure
+from mnist_cli.calibration import calibrate, draw, judge
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.data.dataset import load_dataset
 from mnist_cli.prediction import CALIBRATION, Prediction, Reader
@@ -37,13 +37,14 @@ def test_the_limits_keep_what_they_promise() -> None:
     logits, labels = _answers()
     limits = calibrate(logits, labels)
     wrong = logits.argmax(axis=1) != labels
-    clear = is_sure(logits, replace(limits, sure_evidence=-1e9))
+    _, clear = judge(logits, replace(limits, sure_evidence=-1e9))
     assert 0.2 < clear.mean() < 0.9  # neither none nor all
     assert wrong.mean() > 0.1
     assert wrong[clear].mean() <= 1 / 200
-    like_digits = is_sure(logits, replace(limits, sure_probability=0))
+    _, like_digits = judge(logits, replace(limits, sure_probability=0))
     assert like_digits.mean() == pytest.approx(0.97, abs=0.001)
-    np.testing.assert_array_equal(is_sure(logits, limits), clear & like_digits)
+    _, sure = judge(logits, limits)
+    np.testing.assert_array_equal(sure, clear & like_digits)
 
 
 @pytest.mark.parametrize("right_first", [False, True])
@@ -51,7 +52,8 @@ def test_a_model_that_knows_nothing_is_never_sure(right_first: bool) -> None:
     # One answer for all: as many are right as come by chance, and all are given the same share.
     logits = np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0, 0]), (1000, 1))
     labels = (np.arange(1000) + (3 if right_first else 4)) % 10
-    assert not is_sure(logits, calibrate(logits, labels)).any()
+    _, sure = judge(logits, calibrate(logits, labels))
+    assert not sure.any()
 
 
 def test_digits_are_drawn_by_seed_and_blank_ones_left_out() -> None:

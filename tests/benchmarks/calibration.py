@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_cli.calibration import calibrate, draw, is_sure
+from mnist_cli.calibration import calibrate, draw, judge
 from mnist_cli.data.dataset import load_dataset, split
 from mnist_cli.prediction import PRETRAINED, Reader
 
@@ -32,7 +32,7 @@ def main() -> None:
     right = logits.argmax(axis=1) == labels
     limits = {"worked out here": calibrate(logits, labels), "the model's own": reader.calibration}
     for name, used in limits.items():
-        sure = is_sure(logits, used)
+        _, sure = judge(logits, used)
         print(f"{name}: {used}")
         print(f"  {len(labels):,} digits, {right.mean():.2%} read right")
         print(f"  sure {sure.mean():.2%}, of them {right[sure].mean():.2%} right")
