@@ -240,7 +240,7 @@ def test_loss_and_gradients_agree_with_pytorch(name, dtype, tolerance):
 )
 @pytest.mark.parametrize(
     ("arch", "count"),
-    # The MLP's first layer is in parts for 17 to 64 images; the last number is 256 and 44 more.
+    # The MLP's images are in parts if they are 17 to 64; the last number is 256 and 44 more.
     [
         *(("cnn", count) for count in (1, 5, 16)),
         *(("mlp", count) for count in (1, 16, 17, 64, 65, 300)),
@@ -259,10 +259,13 @@ def test_blocks_agree_with_the_plain_layers(arch, count, dtype, tolerance):
             assert_close(gradients[key], expected[key], tolerance)
 
 
-@pytest.mark.parametrize(("count", "parts"), [(16, 1), (17, 7), (64, 7), (65, 1)])
-def test_images_come_in_parts_where_that_is_faster(count, parts):
+@pytest.mark.parametrize(
+    ("count", "small_kernels", "parts"),
+    [(16, True, 1), (17, True, 7), (64, True, 7), (65, True, 1), (64, False, 1)],
+)
+def test_images_come_in_parts_where_that_is_faster(count, small_kernels, parts):
     images = np.arange(count * 784, dtype=np.float32).reshape(count, 28, 28, 1)
-    strips = Strips().forward(images)
+    strips = Strips(small_kernels=small_kernels).forward(images)
     assert strips.shape == (parts, count, 784 // parts)
     np.testing.assert_array_equal(np.concatenate(strips, axis=1), images.reshape(count, -1))
 

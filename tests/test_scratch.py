@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
-from mnist_cli.adapters.numpy_adapter import adapter
+from mnist_cli.adapters.numpy_adapter import adapter, has_small_kernels
 from mnist_cli.architectures import parameter_count, parameter_shapes
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.recipe import starting_weights
 from mnist_cli.scratch.crew import Crew, can_fork, shared_array
-from mnist_cli.scratch.layers import PLACES, Buffers, Conv, Sigmoid
+from mnist_cli.scratch.layers import PLACES, Conv, Sigmoid
 from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient
 from mnist_cli.scratch.network import Network
 from mnist_cli.scratch.optimizer import nesterov_step, nesterov_step_by_product
@@ -249,17 +249,43 @@ def test_nesterov_step_adds_the_shares_of_the_gradient():
 
 @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.9, 5e-4), (0.0, 0.0), (0.9, 0.0)])
 @pytest.mark.parametrize("shares", [1, 2, 3])
-def test_nesterov_step_by_product_is_the_plain_step(shares, momentum, weight_decay, monkeypatch):
-    monkeypatch.setattr("mnist_cli.scratch.optimizer.CHUNK", 40)  # three parts of 100
-    state = np.random.default_rng(4).standard_normal((2 + shares, 100))
-    velocities, weights, *gradients = state.copy()
+def test_nesterov_step_by_product_is_the_plain_step(shares, momentum, weight_decay):
+    before, after = np.random.default_rng(4).standard_normal((2, 2 + shares, 100))
+    velocities, weights, *gradients = before.copy()
     settings = {"learning_rate": 0.1, "momentum": momentum, "weight_decay": weight_decay}
     nesterov_step(weights, velocities, gradients, **settings)
-    nesterov_step_by_product(state, Buffers(), **settings)
+    untouched = before.copy(), after[2:].copy()
+    nesterov_step_by_product(before, after, **settings)
     # float64, sums of five in another order
-    np.testing.assert_allclose(state[0], velocities, rtol=0, atol=1e-14)
-    np.testing.assert_allclose(state[1], weights, rtol=0, atol=1e-14)
-    np.testing.assert_array_equal(state[2:], gradients)
+    np.testing.assert_allclose(after[0], velocities, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(after[1], weights, rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(before, untouched[0])
+    np.testing.assert_array_equal(after[2:], untouched[1])
+
+
+@pytest.mark.parametrize(
+    ("libraries", "expected"),
+    [
+        ([{"internal_api": "openblas", "architecture": "SkylakeX"}], True),
+        ([{"internal_api": "openblas", "architecture": "Haswell"}], False),
+        ([{"internal_api": "mkl"}], False),
+        ([], False),
+    ],
+)
+def test_only_openblas_with_avx512_is_given_small_matrices(libraries, expected):
+    assert has_small_kernels(libraries) == expected
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_an_odd_number_of_steps_leaves_the_weights_where_they_are_read(spec):
+    # One call of three steps, and three of one: a step ends in the other copy of the numbers.
+    whole, singly = classifier(spec), classifier(spec)
+    losses = train(whole, steps=3)
+    assert np.array_equal(
+        losses, np.concatenate([train(singly, steps=1, start=i) for i in range(3)])
+    )
+    assert_same(singly.export_weights(), whole.export_weights())
+    assert_same(singly.export_optimizer(), whole.export_optimizer())
 
 
 def test_members_of_a_crew_add_up_their_terms_meeting_after_meeting(crews):

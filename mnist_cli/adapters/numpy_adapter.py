@@ -17,6 +17,14 @@ from mnist_cli.scratch.network import Network
 
 # Images of a chunk of steps: 6 MB, which the last cache of the processor holds.
 MAX_GATHERED = 2_048
+# OpenBLAS's names for the processors where it has quick ways with small matrices, those with
+# AVX-512.
+_SMALL_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
+
+
+def has_small_kernels(libraries: list[dict[str, Any]]) -> bool:
+    """Return whether a BLAS is best given small matrices. ``libraries``: threadpoolctl's `info`."""
+    return any(each.get("architecture") in _SMALL_KERNELS for each in libraries)
 
 
 class NumpyClassifier:
@@ -24,15 +32,16 @@ class NumpyClassifier:
 
     def __init__(self, spec: ModelSpec, config: TrainConfig, threads: int) -> None:
         self.batch_size = config.batch_size
+        # Each member of a crew has a core; BLAS starting more threads would only get in the way.
+        self._blas = ThreadpoolController().select(user_api="blas")
         self.network = Network(
             spec,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             label_smoothing=config.label_smoothing,
             threads=threads,
+            small_kernels=has_small_kernels(self._blas.info()),
         )
-        # Each member of a crew has a core; BLAS starting more threads would only get in the way.
-        self._blas = ThreadpoolController().select(user_api="blas")
 
     def train_epoch(
         self, images: Array, labels: Array, *, order: Array, learning_rates: Array

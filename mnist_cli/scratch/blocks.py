@@ -222,9 +222,9 @@ class WinogradBlock(_Block):
 class SplitDense(Weighted):
     """`layers.Dense` on inputs that come in parts, (P, N, in / P): y is the sum of their products.
 
-    OpenBLAS has quick ways with small matrices, at least on processors with AVX-512: up to a
-    million multiplications it does not first copy them side by side, which takes up to a third of
-    the time of a large layer's products (`tests/benchmarks/NOTES.md`).
+    OpenBLAS has quick ways with small matrices on processors with AVX-512: up to a million
+    multiplications it does not first copy them side by side, which takes up to a third of the time
+    of a large layer's products (`tests/benchmarks/NOTES.md`).
     """
 
     def forward(self, inputs: Array) -> Array:
@@ -262,13 +262,19 @@ class SplitDense(Weighted):
 
 
 class Strips:
-    """Images (N, H, W, 1) in strips of rows, the parts for `SplitDense`: (P, N, H W / P)."""
+    """Images (N, H, W, 1) in strips of rows, the parts for `SplitDense`: (P, N, H W / P).
+
+    Without ``small_kernels``, as `Network` has it, they come whole: a strip alone gains nothing.
+    """
+
+    def __init__(self, *, small_kernels: bool) -> None:
+        self._small_kernels = small_kernels
 
     def forward(self, inputs: Array) -> Array:
         """Return a view of x."""
         # For 64 hidden units, a member's of two, the whole is small enough up to 19 images, a strip
         # up to 139: strips of more than 64 have not been tried.
-        count = 7 if 16 < len(inputs) <= 64 else 1
+        count = 7 if self._small_kernels and 16 < len(inputs) <= 64 else 1
         strips: Array = inputs.reshape(len(inputs), count, -1).swapaxes(0, 1)
         return strips
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -78,10 +79,18 @@ class Weighted:
         self.needs_input_gradient = needs_input_gradient
         self._buffers = Buffers()
 
+    def share_buffers(self, twin: Weighted) -> None:
+        """Work in the memory of a layer that is never at work at the same time."""
+        self._buffers = twin._buffers
+
+
+# Arrays to read only, which a step would otherwise fill anew many times.
+_ones, _zeros = cache(np.ones), cache(np.zeros)
+
 
 def sum_rows(rows: Array, total: Array) -> None:
     """Put the sum of rows (n, k) into ``total`` (k,), by BLAS: NumPy takes short rows singly."""
-    np.matmul(np.ones(len(rows), rows.dtype), rows, out=total)
+    np.matmul(_ones(len(rows), rows.dtype), rows, out=total)
 
 
 class Dense(Weighted):
@@ -129,7 +138,8 @@ class Relu:
 
     def forward(self, inputs: Array) -> Array:
         """Return y, in x's place."""
-        self._outputs = np.maximum(inputs, 0, out=inputs)
+        # Zeros of the same shape: NumPy takes a third of the time that it takes against one number.
+        self._outputs = np.maximum(inputs, _zeros(inputs.shape, inputs.dtype), out=inputs)
         return self._outputs
 
     def backward(self, gradient: Array) -> Array:

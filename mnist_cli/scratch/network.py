@@ -22,13 +22,13 @@ from mnist_cli.config import ModelSpec
 from mnist_cli.scratch.blocks import DirectBlock, Pixels, SplitDense, Strips, WinogradBlock
 from mnist_cli.scratch.crew import Crew, can_fork, shared_array
 from mnist_cli.scratch.layers import (
-    Buffers,
     Conv,
     Dense,
     Flatten,
     MaxPool,
     Relu,
     Sigmoid,
+    Weighted,
     pieces,
 )
 from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, shares_of_labels
@@ -152,44 +152,55 @@ def _cut(whole: Weights, index: int, parts: int) -> Weights:
     return {**part, "fc2.bias": np.zeros_like(bias) if index else bias}
 
 
+class Turn:
+    """The layers at every second step, and what they work with: see `Member`.
+
+    ``state`` is the numbers that the member updates, as `nesterov_step_by_product` wants them; the
+    last ``bias_count`` of them are biases.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], gradients: Parameters, state: Array, *, bias_count: int
+    ) -> None:
+        self.layers, self.gradients, self.state = layers, gradients, state
+        # Of the updated biases: their own row and that of some gradient.
+        _, self.biases, self.bias_gradients, *_ = state[:, state.shape[1] - bias_count :]
+
+
 class Member:
     """One member of the crew: its layers and their buffers, and the numbers that it updates.
 
     ``index`` is its number. ``replicas`` is how many members share a batch's images out, or 1 where
-    each takes them all, with some of the hidden units. ``state`` is the numbers that it updates as
-    `nesterov_step_by_product` wants them; the last ``bias_count`` of them are biases.
+    each takes them all, with some of the hidden units. Of all numbers there are two copies, used by
+    turns: a step reads one and writes its outcome to the other, and nothing need be moved back. The
+    ``turns`` are a copy's layers and numbers each; between chunks of steps the first one counts.
     """
 
     def __init__(
         self,
-        spec: ModelSpec,
-        weights: Parameters,
-        gradients: Parameters,
+        turns: Sequence[Turn],
         *,
+        max_chunk: int,
         index: int,
         replicas: int,
-        state: Array,
-        bias_count: int,
         momentum: float,
         weight_decay: float,
         label_smoothing: float,
-        plain: bool,
     ) -> None:
-        self.gradients = gradients
+        self._turns, self._max_chunk = turns, max_chunk
         self._label_smoothing = label_smoothing
         self._index, self._replicas = index, replicas
         self._momentum, self._weight_decay = momentum, weight_decay
-        self._layers = list(_layers(spec, weights, gradients, plain=plain))
-        self._state = state
-        # Of the updated biases: their own row and that of some gradient.
-        _, self._biases, self._bias_gradients, *_ = state[:, state.shape[1] - bias_count :]
-        self._max_chunk = MAX_CHUNK[spec.arch]
-        self._buffers = Buffers()
 
-    def logits(self, images: Array) -> Array:
+    @property
+    def gradients(self) -> Parameters:
+        """Those of the first copy."""
+        return self._turns[0].gradients
+
+    def logits(self, images: Array, *, turn: int = 0) -> Array:
         """Return logits (n, 10) for one chunk of images (n, 28, 28), good until the next call."""
         values: Any = images[..., np.newaxis]  # (n, 28, 28) -> (n, 28, 28, 1)
-        for layer in self._layers:
+        for layer in self._turns[turn].layers:
             values = layer.forward(values)
         logits: Array = values
         return logits
@@ -203,21 +214,24 @@ class Member:
             dtype=self.gradients.vector.dtype,
         )
 
-    def backpropagate(self, crew: Crew, images: Array, label_shares: Array, logits: Array) -> None:
-        """Fill `gradients` with this member's part of them, and ``logits`` between all of the crew.
+    def backpropagate(
+        self, crew: Crew, images: Array, label_shares: Array, logits: Array, *, turn: int = 0
+    ) -> None:
+        """Fill a turn's gradients with this member's part, and ``logits`` between all of the crew.
 
         They do it together, for a whole batch: images (n, 28, 28), logits (n, 10), and the
         `shares_of_labels` (n, 10).
         """
+        layers, gradients = self._turns[turn].layers, self._turns[turn].gradients
         batch_size = len(images)
         if self._replicas > 1:
             own = _spans(batch_size, self._replicas)[self._index]
             images, label_shares, logits = images[own], label_shares[own], logits[own]
         earlier = None
         if not len(images):
-            self.gradients.vector[...] = 0
+            gradients.vector[...] = 0
         for chunk in pieces(len(images), self._max_chunk):
-            outputs = self.logits(images[chunk])
+            outputs = self.logits(images[chunk], turn=turn)
             if self._replicas == 1:  # the network's are the sum of those of all hidden units
                 outputs = crew.all_reduce(self._index, outputs)
             if self._replicas > 1 or not self._index:
@@ -228,24 +242,25 @@ class Member:
                 batch_size=batch_size,
                 label_smoothing=self._label_smoothing,
             )
-            for layer in reversed(self._layers):
+            for layer in reversed(layers):
                 gradient = layer.backward(gradient)
             if self._replicas == 1 and self._index:  # see `_cut`: its output bias stays 0
-                self.gradients["fc2.bias"][...] = 0
+                gradients["fc2.bias"][...] = 0
             if earlier is not None:
-                self.gradients.vector += earlier
+                gradients.vector += earlier
             if chunk.stop < len(images):  # the next chunk will overwrite the gradients
-                earlier = self.gradients.vector.copy()
+                earlier = gradients.vector.copy()
         if self._replicas > 1:  # each updates some weights, by the gradients of all
             crew.meet(self._index)
 
-    def update(self, crew: Crew, learning_rate: float) -> None:
-        """Take the optimiser's step, all of the crew together."""
+    def update(self, crew: Crew, learning_rate: float, *, turn: int) -> None:
+        """Take the optimiser's step from this turn to the other, all of the crew together."""
+        own, other = self._turns[turn], self._turns[1 - turn]
         # The product lets all of them decay; this spares the biases.
-        self._bias_gradients -= self._weight_decay * self._biases
+        own.bias_gradients -= self._weight_decay * own.biases
         nesterov_step_by_product(
-            self._state,
-            self._buffers,
+            own.state,
+            other.state,
             learning_rate=learning_rate,
             momentum=self._momentum,
             weight_decay=self._weight_decay,
@@ -253,12 +268,18 @@ class Member:
         if self._replicas > 1:  # each has updated weights that all compute with
             crew.meet(self._index)
 
+    def settle(self, *, turn: int) -> None:
+        """Let the first turn be the network when ``turn`` would be next."""
+        if turn:
+            self._turns[0].state[:2] = self._turns[1].state[:2]
+
 
 class Network:
     """A network and its optimiser. The same seed, batches and ``threads`` give the same bits.
 
     ``threads`` is how many members a crew has. ``plain`` computes with the layers of `layers`
-    alone, the reference of the faster `blocks`.
+    alone, the reference of the faster `blocks`. ``small_kernels`` says that BLAS has quick ways
+    with small matrices, for which the MLP's images are cut.
     """
 
     def __init__(
@@ -270,6 +291,7 @@ class Network:
         label_smoothing: float = 0.0,
         threads: int = 1,
         dtype: DTypeLike = np.float32,
+        small_kernels: bool = True,
         plain: bool = False,
     ) -> None:
         self._dtype = np.dtype(dtype)
@@ -288,30 +310,34 @@ class Network:
             cut = _cut({name: np.empty(shape) for name, shape in shapes.items()}, index, parts)
             part_shapes = {name: array.shape for name, array in cut.items()}
             count = sum(array.size for array in cut.values())
-            # One row for each kind of number, as the optimiser wants them: velocities, weights,
-            # and each replica's gradients.
-            state = shared_array((2 + self._replicas, count), dtype)
-            rows = [Parameters(spec, part_shapes, row) for row in state]
-            velocities.append(rows[0])
-            weights.append(rows[1])
-            weights_end = rows[1].biases_start
-            spans = _spans(weights_end, self._replicas)
-            for gradients, span in zip(rows[2:], spans, strict=True):
+            # Of each turn one row for each kind of number, as the optimiser wants them: velocities,
+            # weights, and each replica's gradients.
+            states = shared_array((2, 2 + self._replicas, count), dtype)
+            rows = [[Parameters(spec, part_shapes, row) for row in state] for state in states]
+            velocities.append(rows[0][0])
+            weights.append(rows[0][1])
+            weights_end = rows[0][1].biases_start
+            for replica, span in enumerate(_spans(weights_end, self._replicas)):
                 # The last also takes the biases.
                 stop = count if span.stop == weights_end else span.stop
+                turns = []
+                for state, (_, weight, *gradients) in zip(states, rows, strict=True):
+                    own = gradients[replica]
+                    layers = _layers(spec, weight, own, small_kernels=small_kernels, plain=plain)
+                    numbers = state[:, span.start : stop]
+                    turns.append(Turn(list(layers), own, numbers, bias_count=stop - span.stop))
+                for one, other in zip(*(turn.layers for turn in turns), strict=True):
+                    if isinstance(one, Weighted) and isinstance(other, Weighted):
+                        other.share_buffers(one)
                 self._members.append(
                     Member(
-                        spec,
-                        rows[1],
-                        gradients,
+                        turns,
+                        max_chunk=self._max_chunk,
                         index=len(self._members),
                         replicas=self._replicas,
-                        state=state[:, span.start : stop],
-                        bias_count=stop - span.stop,
                         momentum=momentum,
                         weight_decay=weight_decay,
                         label_smoothing=label_smoothing,
-                        plain=plain,
                     )
                 )
         self.velocities, self.weights = Whole(velocities), Whole(weights)
@@ -418,16 +444,20 @@ def _train(crew: Crew, members: Sequence[Member], images: Array, capacity: int) 
     def take_steps(index: int) -> None:
         steps, batch_size = shape.tolist()
         count = steps * batch_size
+        member = members[index]
         own = _spans(count, crew.members)[index]
         # "clip" because "raise", the default, would take a copy of its own first.
         np.take(images, rows[own], axis=0, out=gathered[own], mode="clip")
-        shares = members[index].shares_of_labels(labels[:count], batch_size=batch_size)
+        shares = member.shares_of_labels(labels[:count], batch_size=batch_size)
         crew.meet(index)
+        turn = 0
         for batch, learning_rate in zip(
             pieces(count, batch_size), learning_rates[:steps].tolist(), strict=True
         ):
-            members[index].backpropagate(crew, gathered[batch], shares[batch], logits[batch])
-            members[index].update(crew, learning_rate)
+            member.backpropagate(crew, gathered[batch], shares[batch], logits[batch], turn=turn)
+            member.update(crew, learning_rate, turn=turn)
+            turn = 1 - turn
+        member.settle(turn=turn)
         crew.meet(index)
 
     @_quietly
@@ -455,7 +485,12 @@ def _train(crew: Crew, members: Sequence[Member], images: Array, capacity: int) 
 
 
 def _layers(
-    spec: ModelSpec, weights: Parameters, gradients: Parameters, *, plain: bool
+    spec: ModelSpec,
+    weights: Parameters,
+    gradients: Parameters,
+    *,
+    small_kernels: bool,
+    plain: bool,
 ) -> Iterator[Layer]:
     """Yield the layers of ``spec``, working with the given weights, in the order to compute."""
 
@@ -484,7 +519,8 @@ def _layers(
                 dense = SplitDense if is_large and not plain else Dense
                 yield dense(*arrays(layer), needs_input_gradient=blocks > 0 or not is_large)
             case architectures.Flatten():
-                yield Flatten() if plain else Pixels() if blocks else Strips()
+                split = Pixels() if blocks else Strips(small_kernels=small_kernels)
+                yield Flatten() if plain else split
             case architectures.Activation():
                 yield Relu() if layer.function == "relu" else Sigmoid()
 

@@ -7,10 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnist_cli.architectures import Array
-from mnist_cli.scratch.layers import Buffers, pieces
-
-# Numbers that `nesterov_step_by_product` changes at a time: what it works out stays in the cache.
-CHUNK = 65_536
 
 
 def nesterov_step(
@@ -45,28 +41,23 @@ def nesterov_step(
 
 
 def nesterov_step_by_product(
-    state: Array,
-    buffers: Buffers,
+    before: Array,
+    after: Array,
     *,
     learning_rate: float,
     momentum: float,
     weight_decay: float,
 ) -> None:
-    """Take the step of `nesterov_step` on ``state`` (2 + shares, n), in place.
+    """Take the step of `nesterov_step` from ``before`` to ``after``, both (2 + shares, n).
 
-    Its rows are the velocities, the weights, and each share's gradients. The step is linear in
-    them: the new velocities and what to take off the weights are two rows of numbers times these
-    rows. As a matrix product that is one pass over the memory in place of some ten.
+    Their rows are the velocities, the weights, and each share's gradients; ``after`` gets new
+    velocities and weights. Both are linear in the rows before: as one matrix product it is one pass
+    over the memory in place of some ten.
     """
-    shares, count = len(state) - 2, state.shape[1]
+    shares = len(before) - 2
     velocity = [momentum, weight_decay, *[1.0] * shares]
-    # learning_rate * (g + momentum * v), with g = v - momentum * (the velocities before)
-    step = [learning_rate * (1 + momentum) * factor for factor in velocity]
-    step[0] = learning_rate * momentum * momentum
-    matrix = np.array([velocity, step], dtype=state.dtype)
-    for piece in pieces(count, CHUNK):
-        part = state[:, piece]
-        changes = buffers("changes", (2, part.shape[1]), state.dtype)
-        np.matmul(matrix, part, out=changes)
-        part[0] = changes[0]
-        part[1] -= changes[1]
+    # w - learning_rate * (g + momentum * v), with g = v - momentum * (the velocities before)
+    weight = [-learning_rate * (1 + momentum) * factor for factor in velocity]
+    weight[0] = -learning_rate * momentum * momentum
+    weight[1] += 1
+    np.matmul(np.array([velocity, weight], dtype=before.dtype), before, out=after[:2])
