@@ -143,7 +143,8 @@ def process_environment(threads: int) -> dict[str, str]:
         # Another backend in the user's keras.json would quietly be measured instead.
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        # By itself TensorFlow leaves oneDNN alone on processors without AVX-512.
+        # By itself TensorFlow leaves oneDNN alone where the processor has no instructions for
+        # neural networks (VNNI, AMX).
         "TF_ENABLE_ONEDNN_OPTS": "1",
         "PYTHONIOENCODING": "utf-8",
         # The folder a user works in must not shadow modules.

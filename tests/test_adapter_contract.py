@@ -7,7 +7,6 @@ what they left.
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from framework_driver import CONFIG, SPECS, given_weights
 
-from mnist_cli import adapters, recipe
+from mnist_cli import adapters, recipe, worker
 from mnist_cli.data.dataset import load_dataset, split
 from mnist_cli.errors import FrameworkError, UsageError
 
@@ -38,14 +37,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         if framework not in done:
             path = tmp_path_factory.mktemp(framework) / "results.npz"
             driver = Path(__file__).with_name("framework_driver.py")
-            environment = {
-                **os.environ,
-                "OMP_NUM_THREADS": "2",
-                "OPENBLAS_NUM_THREADS": "1",
-                "KERAS_BACKEND": "tensorflow",
-            }
             subprocess.run(
-                [sys.executable, driver, framework, path], check=True, env=environment, timeout=300
+                [sys.executable, driver, framework, path],
+                check=True,
+                env=worker.process_environment(2),
+                timeout=300,
             )
             with np.load(path) as arrays:
                 done[framework] = dict(arrays)

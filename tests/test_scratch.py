@@ -14,12 +14,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mnist_cli.adapters import numpy_adapter
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
 from mnist_cli.adapters.numpy_adapter import adapter, has_small_kernels
 from mnist_cli.architectures import parameter_count, parameter_shapes
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.recipe import starting_weights
+from mnist_cli.scratch import network
+from mnist_cli.scratch.blocks import Strips
 from mnist_cli.scratch.crew import Crew, can_fork, shared_array
 from mnist_cli.scratch.layers import PLACES, Conv, Sigmoid
 from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient
@@ -276,16 +279,31 @@ def test_only_openblas_with_avx512_is_given_small_matrices(libraries, expected):
     assert has_small_kernels(libraries) == expected
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_an_odd_number_of_steps_leaves_the_weights_where_they_are_read(spec):
+@pytest.mark.usefixtures("crews")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_an_odd_number_of_steps_leaves_the_weights_where_they_are_read(spec, threads):
     # One call of three steps, and three of one: a step ends in the other copy of the numbers.
-    whole, singly = classifier(spec), classifier(spec)
-    losses = train(whole, steps=3)
-    assert np.array_equal(
-        losses, np.concatenate([train(singly, steps=1, start=i) for i in range(3)])
-    )
+    whole, singly = (classifier(spec, threads=threads) for _ in range(2))
+    losses = [train(singly, steps=1, start=step) for step in range(3)]
+    np.testing.assert_array_equal(train(whole, steps=3), np.concatenate(losses))
     assert_same(singly.export_weights(), whole.export_weights())
     assert_same(singly.export_optimizer(), whole.export_optimizer())
+
+
+@pytest.mark.parametrize("small_kernels", [False, True])
+def test_the_images_of_an_mlp_are_cut_where_blas_likes_it(small_kernels, monkeypatch):
+    monkeypatch.setattr(numpy_adapter, "has_small_kernels", lambda _: small_kernels)
+    asked = []
+
+    class Asked(Strips):
+        def __init__(self, *, small_kernels):
+            asked.append(small_kernels)
+            super().__init__(small_kernels=small_kernels)
+
+    monkeypatch.setattr(network, "Strips", Asked)
+    classifier(MLP)
+    assert set(asked) == {small_kernels}
 
 
 def test_members_of_a_crew_add_up_their_terms_meeting_after_meeting(crews):
@@ -448,6 +466,8 @@ def test_a_caller_that_fails_leaves_no_helper_behind():
 def test_a_helper_ends_when_its_caller_is_killed(tmp_path):
     program = """
 import os, signal
+from mnist_cli.scratch import network
+from mnist_cli.scratch.blocks import Strips
 from mnist_cli.scratch.crew import Crew
 crew = Crew(2)
 def work(member):

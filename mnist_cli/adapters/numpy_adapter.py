@@ -17,8 +17,8 @@ from mnist_cli.scratch.network import Network
 
 # Images of a chunk of steps: 6 MB, which the last cache of the processor holds.
 MAX_GATHERED = 2_048
-# OpenBLAS's names for the processors where it has quick ways with small matrices, those with
-# AVX-512.
+# OpenBLAS's names for the processors where it is known to have quick ways with small matrices,
+# those with AVX-512.
 _SMALL_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 

@@ -66,9 +66,9 @@ class TorchClassifier:
         self.maps, self.vectors = self.module[1:maps], self.module[maps:]
         self.is_mixed = config.precision != "float32"
         self.in_onednn = device.type == "cpu" and maps > 0 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        self.parameters = parameters = dict(self.module.named_parameters())
-        weights = [each for name, each in parameters.items() if name.endswith(".weight")]
-        biases = [each for name, each in parameters.items() if name.endswith(".bias")]
+        parameters = list(self.module.named_parameters())
+        weights = [parameter for name, parameter in parameters if name.endswith(".weight")]
+        biases = [parameter for name, parameter in parameters if name.endswith(".bias")]
         groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0}]
         self.optimizer = torch.optim.SGD(
             groups,
@@ -114,8 +114,9 @@ class TorchClassifier:
             # goes back several times faster than PyTorch's, whose winners are 64-bit indices.
             first = functional.conv2d(
                 _stack_rows(inputs).to_mkldnn(),
-                self.parameters["conv1.weight"].transpose(1, 2),  # (32, 1, 3, 3) -> (32, 3, 1, 3)
-                self.parameters["conv1.bias"],
+                # (32, 1, 3, 3) -> (32, 3, 1, 3)
+                self.module.get_parameter("conv1.weight").transpose(1, 2),
+                self.module.get_parameter("conv1.bias"),
                 padding=(0, 1),
             )
             logits: Tensor = self.vectors(self.maps(first).to_dense())
@@ -146,24 +147,24 @@ class TorchClassifier:
 
     def export_weights(self) -> Weights:
         """See `base.Classifier.export_weights`."""
-        return {name: _to_numpy(tensor) for name, tensor in self.parameters.items()}
+        return {name: _to_numpy(tensor) for name, tensor in self.module.named_parameters()}
 
     def import_weights(self, weights: Weights) -> None:
         """See `base.Classifier.import_weights`."""
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
+            for name, parameter in self.module.named_parameters():
                 parameter.copy_(torch.from_numpy(weights[name]))
 
     def export_optimizer(self) -> Weights:
         """See `base.Classifier.export_optimizer`."""
         return {
             name: _to_numpy(self.optimizer.state[parameter].get("momentum_buffer", 0 * parameter))
-            for name, parameter in self.parameters.items()
+            for name, parameter in self.module.named_parameters()
         }
 
     def import_optimizer(self, velocities: Weights) -> None:
         """See `base.Classifier.import_optimizer`."""
-        for name, parameter in self.parameters.items():
+        for name, parameter in self.module.named_parameters():
             buffer = torch.empty_like(parameter, requires_grad=False)  # keeps the memory format
             self.optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(
                 torch.from_numpy(velocities[name])
@@ -178,8 +179,8 @@ class TorchClassifier:
 def _stack_rows(images: Tensor) -> Tensor:
     """Return (N, 1, H, W) as (N, 3, H, W): for each pixel the one above it, itself, the one below.
 
-    A 3x3 convolution of the one channel is a 1x3 convolution of the three. On processors without
-    AVX-512 oneDNN goes back from it three times faster: one channel it pads to eight.
+    A 3x3 convolution of the one channel is a 1x3 convolution of the three. Without AVX-512 oneDNN's
+    way back to their weight is three times faster: one channel it pads to eight.
     """
     height = images.shape[2]
     padded = functional.pad(images, (0, 0, 1, 1))

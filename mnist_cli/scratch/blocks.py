@@ -24,7 +24,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from mnist_cli.architectures import Array
-from mnist_cli.scratch.layers import Weighted, pieces, sum_rows
+from mnist_cli.scratch.layers import Weighted, pieces, sum_rows, zeros
 
 # Winograd's F(2x2, 3x3) (Lavin and Gray, 2016, arXiv:1509.09308): four outputs of a 3x3
 # convolution from a 4x4 tile t by 16 products in place of 36,
@@ -70,7 +70,7 @@ class _Block(Weighted):
         # NumPy works run by run: N C long they take it far less time than C.
         long_rows = self._outputs.reshape(rows * columns, count * filters)
         long_rows += np.tile(self.bias, count)
-        np.maximum(long_rows, np.zeros_like(long_rows[0]), out=long_rows)
+        np.maximum(long_rows, zeros(long_rows.shape[1], long_rows.dtype), out=long_rows)
         return self._outputs
 
     def _rectify_backward(self, gradient: Array) -> None:
@@ -222,9 +222,9 @@ class WinogradBlock(_Block):
 class SplitDense(Weighted):
     """`layers.Dense` on inputs that come in parts, (P, N, in / P): y is the sum of their products.
 
-    OpenBLAS has quick ways with small matrices on processors with AVX-512: up to a million
-    multiplications it does not first copy them side by side, which takes up to a third of the time
-    of a large layer's products (`tests/benchmarks/NOTES.md`).
+    OpenBLAS has quick ways with small matrices, at least on processors with AVX-512: up to a
+    million multiplications it does not first copy them side by side, which takes up to a third of
+    the time of a large layer's products (`tests/benchmarks/NOTES.md`).
     """
 
     def forward(self, inputs: Array) -> Array:
@@ -264,7 +264,7 @@ class SplitDense(Weighted):
 class Strips:
     """Images (N, H, W, 1) in strips of rows, the parts for `SplitDense`: (P, N, H W / P).
 
-    Without ``small_kernels``, as `Network` has it, they come whole: a strip alone gains nothing.
+    Without ``small_kernels``, as `Network` has it, they come whole: there cutting costs time.
     """
 
     def __init__(self, *, small_kernels: bool) -> None:

@@ -80,17 +80,17 @@ class Weighted:
         self._buffers = Buffers()
 
     def share_buffers(self, twin: Weighted) -> None:
-        """Work in the memory of a layer that is never at work at the same time."""
+        """Work in a layer's memory, which never goes forward before this one has gone back."""
         self._buffers = twin._buffers
 
 
 # Arrays to read only, which a step would otherwise fill anew many times.
-_ones, _zeros = cache(np.ones), cache(np.zeros)
+ones, zeros = cache(np.ones), cache(np.zeros)
 
 
 def sum_rows(rows: Array, total: Array) -> None:
     """Put the sum of rows (n, k) into ``total`` (k,), by BLAS: NumPy takes short rows singly."""
-    np.matmul(_ones(len(rows), rows.dtype), rows, out=total)
+    np.matmul(ones(len(rows), rows.dtype), rows, out=total)
 
 
 class Dense(Weighted):
@@ -139,7 +139,7 @@ class Relu:
     def forward(self, inputs: Array) -> Array:
         """Return y, in x's place."""
         # Zeros of the same shape: NumPy takes a third of the time that it takes against one number.
-        self._outputs = np.maximum(inputs, _zeros(inputs.shape, inputs.dtype), out=inputs)
+        self._outputs = np.maximum(inputs, zeros(inputs.shape, inputs.dtype), out=inputs)
         return self._outputs
 
     def backward(self, gradient: Array) -> Array:

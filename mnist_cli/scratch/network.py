@@ -152,8 +152,8 @@ def _cut(whole: Weights, index: int, parts: int) -> Weights:
     return {**part, "fc2.bias": np.zeros_like(bias) if index else bias}
 
 
-class Turn:
-    """The layers at every second step, and what they work with: see `Member`.
+class Copy:
+    """One of the two copies of a member's numbers, with the layers that compute with it.
 
     ``state`` is the numbers that the member updates, as `nesterov_step_by_product` wants them; the
     last ``bias_count`` of them are biases.
@@ -171,14 +171,14 @@ class Member:
     """One member of the crew: its layers and their buffers, and the numbers that it updates.
 
     ``index`` is its number. ``replicas`` is how many members share a batch's images out, or 1 where
-    each takes them all, with some of the hidden units. Of all numbers there are two copies, used by
-    turns: a step reads one and writes its outcome to the other, and nothing need be moved back. The
-    ``turns`` are a copy's layers and numbers each; between chunks of steps the first one counts.
+    each takes them all, with some of the hidden units. Of all numbers there are two
+    ``copies``, used by turns: a step reads one and writes its outcome to the other, and nothing
+    need be moved back. Between chunks of steps the first is the network.
     """
 
     def __init__(
         self,
-        turns: Sequence[Turn],
+        copies: Sequence[Copy],
         *,
         max_chunk: int,
         index: int,
@@ -187,7 +187,7 @@ class Member:
         weight_decay: float,
         label_smoothing: float,
     ) -> None:
-        self._turns, self._max_chunk = turns, max_chunk
+        self._copies, self._max_chunk = copies, max_chunk
         self._label_smoothing = label_smoothing
         self._index, self._replicas = index, replicas
         self._momentum, self._weight_decay = momentum, weight_decay
@@ -195,12 +195,12 @@ class Member:
     @property
     def gradients(self) -> Parameters:
         """Those of the first copy."""
-        return self._turns[0].gradients
+        return self._copies[0].gradients
 
-    def logits(self, images: Array, *, turn: int = 0) -> Array:
+    def logits(self, images: Array, *, copy: int = 0) -> Array:
         """Return logits (n, 10) for one chunk of images (n, 28, 28), good until the next call."""
         values: Any = images[..., np.newaxis]  # (n, 28, 28) -> (n, 28, 28, 1)
-        for layer in self._turns[turn].layers:
+        for layer in self._copies[copy].layers:
             values = layer.forward(values)
         logits: Array = values
         return logits
@@ -215,14 +215,14 @@ class Member:
         )
 
     def backpropagate(
-        self, crew: Crew, images: Array, label_shares: Array, logits: Array, *, turn: int = 0
+        self, crew: Crew, images: Array, label_shares: Array, logits: Array, *, copy: int = 0
     ) -> None:
-        """Fill a turn's gradients with this member's part, and ``logits`` between all of the crew.
+        """Fill a copy's gradients with this member's part, and ``logits`` between all of the crew.
 
         They do it together, for a whole batch: images (n, 28, 28), logits (n, 10), and the
         `shares_of_labels` (n, 10).
         """
-        layers, gradients = self._turns[turn].layers, self._turns[turn].gradients
+        layers, gradients = self._copies[copy].layers, self._copies[copy].gradients
         batch_size = len(images)
         if self._replicas > 1:
             own = _spans(batch_size, self._replicas)[self._index]
@@ -231,7 +231,7 @@ class Member:
         if not len(images):
             gradients.vector[...] = 0
         for chunk in pieces(len(images), self._max_chunk):
-            outputs = self.logits(images[chunk], turn=turn)
+            outputs = self.logits(images[chunk], copy=copy)
             if self._replicas == 1:  # the network's are the sum of those of all hidden units
                 outputs = crew.all_reduce(self._index, outputs)
             if self._replicas > 1 or not self._index:
@@ -253,9 +253,9 @@ class Member:
         if self._replicas > 1:  # each updates some weights, by the gradients of all
             crew.meet(self._index)
 
-    def update(self, crew: Crew, learning_rate: float, *, turn: int) -> None:
-        """Take the optimiser's step from this turn to the other, all of the crew together."""
-        own, other = self._turns[turn], self._turns[1 - turn]
+    def update(self, crew: Crew, learning_rate: float, *, copy: int) -> None:
+        """Take the optimiser's step from this copy to the other, all of the crew together."""
+        own, other = self._copies[copy], self._copies[1 - copy]
         # The product lets all of them decay; this spares the biases.
         own.bias_gradients -= self._weight_decay * own.biases
         nesterov_step_by_product(
@@ -268,10 +268,10 @@ class Member:
         if self._replicas > 1:  # each has updated weights that all compute with
             crew.meet(self._index)
 
-    def settle(self, *, turn: int) -> None:
-        """Let the first turn be the network when ``turn`` would be next."""
-        if turn:
-            self._turns[0].state[:2] = self._turns[1].state[:2]
+    def settle(self, *, copy: int) -> None:
+        """Make the first copy the network, when ``copy`` is what a next step would read."""
+        if copy:
+            self._copies[0].state[:2] = self._copies[1].state[:2]
 
 
 class Network:
@@ -310,7 +310,7 @@ class Network:
             cut = _cut({name: np.empty(shape) for name, shape in shapes.items()}, index, parts)
             part_shapes = {name: array.shape for name, array in cut.items()}
             count = sum(array.size for array in cut.values())
-            # Of each turn one row for each kind of number, as the optimiser wants them: velocities,
+            # Of each copy one row for each kind of number, as the optimiser wants them: velocities,
             # weights, and each replica's gradients.
             states = shared_array((2, 2 + self._replicas, count), dtype)
             rows = [[Parameters(spec, part_shapes, row) for row in state] for state in states]
@@ -320,18 +320,18 @@ class Network:
             for replica, span in enumerate(_spans(weights_end, self._replicas)):
                 # The last also takes the biases.
                 stop = count if span.stop == weights_end else span.stop
-                turns = []
+                copies = []
                 for state, (_, weight, *gradients) in zip(states, rows, strict=True):
                     own = gradients[replica]
                     layers = _layers(spec, weight, own, small_kernels=small_kernels, plain=plain)
                     numbers = state[:, span.start : stop]
-                    turns.append(Turn(list(layers), own, numbers, bias_count=stop - span.stop))
-                for one, other in zip(*(turn.layers for turn in turns), strict=True):
+                    copies.append(Copy(list(layers), own, numbers, bias_count=stop - span.stop))
+                for one, other in zip(*(copy.layers for copy in copies), strict=True):
                     if isinstance(one, Weighted) and isinstance(other, Weighted):
                         other.share_buffers(one)
                 self._members.append(
                     Member(
-                        turns,
+                        copies,
                         max_chunk=self._max_chunk,
                         index=len(self._members),
                         replicas=self._replicas,
@@ -450,14 +450,12 @@ def _train(crew: Crew, members: Sequence[Member], images: Array, capacity: int) 
         np.take(images, rows[own], axis=0, out=gathered[own], mode="clip")
         shares = member.shares_of_labels(labels[:count], batch_size=batch_size)
         crew.meet(index)
-        turn = 0
-        for batch, learning_rate in zip(
-            pieces(count, batch_size), learning_rates[:steps].tolist(), strict=True
-        ):
-            member.backpropagate(crew, gathered[batch], shares[batch], logits[batch], turn=turn)
-            member.update(crew, learning_rate, turn=turn)
-            turn = 1 - turn
-        member.settle(turn=turn)
+        for step, learning_rate in enumerate(learning_rates[:steps].tolist()):
+            batch = slice(step * batch_size, (step + 1) * batch_size)
+            copy = step % 2
+            member.backpropagate(crew, gathered[batch], shares[batch], logits[batch], copy=copy)
+            member.update(crew, learning_rate, copy=copy)
+        member.settle(copy=steps % 2)
         crew.meet(index)
 
     @_quietly

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with Nesterov momentum, in place."""
+"""Stochastic gradient descent with Nesterov momentum."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnist_cli.architectures import Array
+from mnist_cli.scratch.layers import pieces
+
+# Numbers that `nesterov_step_by_product` multiplies at a time: few enough for OpenBLAS's quick ways
+# with small matrices, of up to a million multiplications.
+CHUNK = 65_536
 
 
 def nesterov_step(
@@ -60,4 +65,6 @@ def nesterov_step_by_product(
     weight = [-learning_rate * (1 + momentum) * factor for factor in velocity]
     weight[0] = -learning_rate * momentum * momentum
     weight[1] += 1
-    np.matmul(np.array([velocity, weight], dtype=before.dtype), before, out=after[:2])
+    matrix = np.array([velocity, weight], dtype=before.dtype)
+    for piece in pieces(before.shape[1], CHUNK):
+        np.matmul(matrix, before[:, piece], out=after[:2, piece])
