@@ -4,7 +4,7 @@
 
 Writes results/scaling.json, the records of three runs for each point, and results/scaling.png;
 with ``--redraw`` only the picture, from the records. Rounds are reversed in turn, so that a machine
-whose speed drifts favours nobody. Run nothing beside it: it takes some fifteen minutes.
+whose speed drifts favours nobody. Run nothing beside it: it takes some twenty minutes.
 """
 
 from __future__ import annotations
