@@ -252,7 +252,8 @@ def test_nesterov_step_adds_the_shares_of_the_gradient():
 
 @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.9, 5e-4), (0.0, 0.0), (0.9, 0.0)])
 @pytest.mark.parametrize("shares", [1, 2, 3])
-def test_nesterov_step_by_product_is_the_plain_step(shares, momentum, weight_decay):
+def test_nesterov_step_by_product_is_the_plain_step(shares, momentum, weight_decay, monkeypatch):
+    monkeypatch.setattr("mnist_cli.scratch.optimizer.CHUNK", 40)  # three parts of 100
     before, after = np.random.default_rng(4).standard_normal((2, 2 + shares, 100))
     velocities, weights, *gradients = before.copy()
     settings = {"learning_rate": 0.1, "momentum": momentum, "weight_decay": weight_decay}
@@ -466,8 +467,6 @@ def test_a_caller_that_fails_leaves_no_helper_behind():
 def test_a_helper_ends_when_its_caller_is_killed(tmp_path):
     program = """
 import os, signal
-from mnist_cli.scratch import network
-from mnist_cli.scratch.blocks import Strips
 from mnist_cli.scratch.crew import Crew
 crew = Crew(2)
 def work(member):

@@ -171,9 +171,9 @@ class Member:
     """One member of the crew: its layers and their buffers, and the numbers that it updates.
 
     ``index`` is its number. ``replicas`` is how many members share a batch's images out, or 1 where
-    each takes them all, with some of the hidden units. Of all numbers there are two
-    ``copies``, used by turns: a step reads one and writes its outcome to the other, and nothing
-    need be moved back. Between chunks of steps the first is the network.
+    each takes them all, with some of the hidden units. Of all numbers there are two ``copies``,
+    used by turns: a step reads one and writes its outcome to the other, and nothing need be moved
+    back. Between chunks of steps the first is the network.
     """
 
     def __init__(
@@ -450,11 +450,11 @@ def _train(crew: Crew, members: Sequence[Member], images: Array, capacity: int) 
         np.take(images, rows[own], axis=0, out=gathered[own], mode="clip")
         shares = member.shares_of_labels(labels[:count], batch_size=batch_size)
         crew.meet(index)
-        for step, learning_rate in enumerate(learning_rates[:steps].tolist()):
-            batch = slice(step * batch_size, (step + 1) * batch_size)
+        rates = learning_rates[:steps].tolist()
+        for step, batch in enumerate(pieces(count, batch_size)):
             copy = step % 2
             member.backpropagate(crew, gathered[batch], shares[batch], logits[batch], copy=copy)
-            member.update(crew, learning_rate, copy=copy)
+            member.update(crew, rates[step], copy=copy)
         member.settle(copy=steps % 2)
         crew.meet(index)
 
