@@ -9,9 +9,9 @@ import pytest
 
 from mnist_cli.architectures import initial_weights
 from mnist_cli.config import ModelSpec
-from mnist_cli.scratch.blocks import Strips
 from mnist_cli.scratch.layers import PLACES, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
-from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, shares_of_labels
+from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, shares_of_targets
+from mnist_cli.scratch.mlp import strips_for
 from mnist_cli.scratch.network import Network
 
 SPECS = {
@@ -160,13 +160,14 @@ def test_loss_gradient_agrees_with_finite_differences(label_smoothing):
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return float(-(targets * log_probabilities).sum() / 9)
 
-    settings = {"batch_size": 9, "label_smoothing": label_smoothing}
-    shares = shares_of_labels(labels, **settings, dtype=np.float64)
-    gradient = cross_entropy_gradient(logits, shares, **settings)
+    shares = shares_of_targets(
+        labels, batch_size=9, label_smoothing=label_smoothing, dtype=np.float64
+    )
+    gradient = cross_entropy_gradient(logits.T, shares, batch_size=9).T
     expected = finite_differences(share_of_the_loss, logits, range(logits.size))
     assert_close(gradient.reshape(-1), expected, FINITE_DIFFERENCE_TOLERANCE)
     if not label_smoothing:
-        assert cross_entropy(logits, labels).sum() / 9 == pytest.approx(share_of_the_loss())
+        assert cross_entropy(logits.T, labels).sum() / 9 == pytest.approx(share_of_the_loss())
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -181,7 +182,7 @@ def test_network_gradients_agree_with_finite_differences(name):
     def loss() -> float:
         net.weights.load(weights)
         logits = net.logits(images)
-        return float(cross_entropy(logits, labels).mean())
+        return float(cross_entropy(logits.T, labels).mean())
 
     for key, array in weights.items():
         # The weights that matter most and some at random; all 421,642 would take half an hour.
@@ -240,13 +241,13 @@ def test_loss_and_gradients_agree_with_pytorch(name, dtype, tolerance):
 )
 @pytest.mark.parametrize(
     ("arch", "count"),
-    # The MLP's images are in parts if they are 17 to 64; the last number is 256 and 44 more.
+    # The MLP's images are in strips if they are 17 to 64; the last number is 256 and 44 more.
     [
         *(("cnn", count) for count in (1, 5, 16)),
         *(("mlp", count) for count in (1, 16, 17, 64, 65, 300)),
     ],
 )
-def test_blocks_agree_with_the_plain_layers(arch, count, dtype, tolerance):
+def test_fast_forms_agree_with_the_plain_layers(arch, count, dtype, tolerance):
     images, labels = digits(count, dtype=dtype)
     fast, plain = (network(arch, dtype=dtype, plain=plain) for plain in (False, True))
     # Twice: the second time every buffer holds what the first one left.
@@ -260,14 +261,11 @@ def test_blocks_agree_with_the_plain_layers(arch, count, dtype, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("count", "small_kernels", "parts"),
+    ("count", "small_kernels", "strips"),
     [(16, True, 1), (17, True, 7), (64, True, 7), (65, True, 1), (64, False, 1)],
 )
-def test_images_come_in_parts_where_that_is_faster(count, small_kernels, parts):
-    images = np.arange(count * 784, dtype=np.float32).reshape(count, 28, 28, 1)
-    strips = Strips(small_kernels=small_kernels).forward(images)
-    assert strips.shape == (parts, count, 784 // parts)
-    np.testing.assert_array_equal(np.concatenate(strips, axis=1), images.reshape(count, -1))
+def test_images_are_cut_where_that_is_faster(count, small_kernels, strips):
+    assert strips_for(count, small_kernels=small_kernels) == strips
 
 
 def test_blocks_give_the_gradient_to_the_first_of_equals():

@@ -261,27 +261,6 @@ class SplitDense(Weighted):
         return parts
 
 
-class Strips:
-    """Images (N, H, W, 1) in strips of rows, the parts for `SplitDense`: (P, N, H W / P).
-
-    Without ``small_kernels``, as `Network` has it, they come whole: there cutting costs time.
-    """
-
-    def __init__(self, *, small_kernels: bool) -> None:
-        self._small_kernels = small_kernels
-
-    def forward(self, inputs: Array) -> Array:
-        """Return a view of x."""
-        # For 64 hidden units, a member's of two, the whole is small enough up to 19 images, a strip
-        # up to 139: strips of more than 64 have not been tried.
-        count = 7 if self._small_kernels and 16 < len(inputs) <= 64 else 1
-        strips: Array = inputs.reshape(len(inputs), count, -1).swapaxes(0, 1)
-        return strips
-
-    def backward(self, gradient: None) -> None:
-        """Nothing stands before the images."""
-
-
 class Pixels:
     """(H, W, N, C) to a part for each pixel, for `SplitDense`, (H W, N, C), and back."""
 

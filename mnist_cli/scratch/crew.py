@@ -77,6 +77,7 @@ class Crew:
             self._cause = shared_array((_CAUSE_BYTES,), np.uint8)
             # Twice: a fast member may be at the next sum while a slow one still reads this one.
             self._terms = shared_array((2, members, capacity), dtype)
+            self._slots: dict[tuple[int, ...], list[list[Array]]] = {}  # of them, by shape
             self._sums = [0] * members  # that each member has been at
 
     @contextmanager
@@ -144,14 +145,18 @@ class Crew:
         """
         if self.members == 1:
             return term
-        terms = self._terms[self._sums[member] % 2, :, : term.size]
+        if term.shape not in self._slots:
+            self._slots[term.shape] = [
+                [slot[: term.size].reshape(term.shape) for slot in slots] for slots in self._terms
+            ]
+        terms = self._slots[term.shape][self._sums[member] % 2]
         self._sums[member] += 1
-        terms[member] = term.reshape(-1)
+        np.copyto(terms[member], term)
         self.meet(member)
         total: Array = terms[0] + terms[1]
         for other in terms[2:]:
             total += other
-        return total.reshape(term.shape)
+        return total
 
     def _start(self, work: Callable[[int], object]) -> None:
         with warnings.catch_warnings():

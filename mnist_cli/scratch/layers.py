@@ -144,7 +144,8 @@ class Relu:
 
     def backward(self, gradient: Array) -> Array:
         """Return dx, in dy's place."""
-        return np.multiply(gradient, self._outputs > 0, out=gradient)
+        is_active = np.greater(self._outputs, zeros(gradient.shape, gradient.dtype))
+        return np.multiply(gradient, is_active, out=gradient)
 
 
 class Sigmoid:

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from mnist_cli import architectures
 from mnist_cli.architectures import CLASSES, Array, Weights
 from mnist_cli.config import ModelSpec
-from mnist_cli.scratch.blocks import DirectBlock, Pixels, SplitDense, Strips, WinogradBlock
+from mnist_cli.scratch.blocks import DirectBlock, Pixels, SplitDense, WinogradBlock
 from mnist_cli.scratch.crew import Crew, can_fork, shared_array
 from mnist_cli.scratch.layers import (
     Conv,
@@ -31,11 +31,15 @@ from mnist_cli.scratch.layers import (
     Weighted,
     pieces,
 )
-from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, shares_of_labels
-from mnist_cli.scratch.optimizer import nesterov_step_by_product
+from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, shares_of_targets
+from mnist_cli.scratch.mlp import Mlp
+from mnist_cli.scratch.optimizer import step_matrices
 
 # Images that a member takes at a time, so that a larger batch takes more time, not more memory.
 MAX_CHUNK = {"cnn": 32, "mlp": 256}
+# Numbers that the update multiplies at a time: few enough for OpenBLAS's quick ways with small
+# matrices, of up to a million multiplications.
+UPDATE_PIECE = 65_536
 # Chunks to predict before another member is worth its start, some 5 ms.
 MIN_CHUNKS = 16
 
@@ -56,6 +60,33 @@ class Layer(Protocol):
     def backward(self, gradient: Any) -> Any:
         """Return the gradient in the inputs, of that in the outputs."""
         ...
+
+
+class Row:
+    """Layers in a row, from images (n, 28, 28) to logits (10, n), and back: as `mlp.Mlp` does."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = layers
+
+    def forward(self, images: Array) -> Array:
+        """Return logits (10, n), good until the next call."""
+        values: Any = images[..., np.newaxis]  # (n, 28, 28) -> (n, 28, 28, 1)
+        for layer in self.layers:
+            values = layer.forward(values)
+        logits: Array = values.T
+        return logits
+
+    def backward(self, gradient: Array) -> None:
+        """Leave the gradients in the weights of that in the logits, (10, n)."""
+        values: Any = gradient.T
+        for layer in reversed(self.layers):
+            values = layer.backward(values)
+
+    def share_buffers(self, twin: Row) -> None:
+        """Work in a row's memory, which never goes forward before this one has gone back."""
+        for own, other in zip(self.layers, twin.layers, strict=True):
+            if isinstance(own, Weighted) and isinstance(other, Weighted):
+                own.share_buffers(other)
 
 
 class Parameters:
@@ -153,22 +184,34 @@ def _cut(whole: Weights, index: int, parts: int) -> Weights:
 
 
 class Copy:
-    """One of the two copies of a member's numbers, with the layers that compute with it.
+    """One of the two copies of a member's numbers, with the ``passes`` that compute with it.
 
-    ``state`` is the numbers that the member updates, as `nesterov_step_by_product` wants them; the
-    last ``bias_count`` of them are biases.
+    ``state`` is the numbers that the member updates, a row for each kind: velocities, weights, and
+    the gradients of each share of the batch. Of its columns the first ``biases_start`` are weights,
+    the rest biases.
     """
 
     def __init__(
-        self, layers: Sequence[Layer], gradients: Parameters, state: Array, *, bias_count: int
+        self, passes: Row | Mlp, gradients: Parameters, state: Array, *, biases_start: int
     ) -> None:
-        self.layers, self.gradients, self.state = layers, gradients, state
-        # Of the updated biases: their own row and that of some gradient.
-        _, self.biases, self.bias_gradients, *_ = state[:, state.shape[1] - bias_count :]
+        self.passes: Any = passes
+        self.gradients, self.state, self.biases_start = gradients, state, biases_start
+
+    def products(self, other: Copy) -> Iterator[tuple[int, Array, Array]]:
+        """Yield what the step from this copy to the ``other`` multiplies, and where to.
+
+        The first number is 0 for weights and 1 for biases, which do not decay.
+        """
+        for is_bias, part in enumerate(
+            (slice(0, self.biases_start), slice(self.biases_start, self.state.shape[1]))
+        ):
+            before, after = self.state[:, part], other.state[:2, part]
+            for piece in pieces(before.shape[1], UPDATE_PIECE):
+                yield is_bias, before[:, piece], after[:, piece]
 
 
 class Member:
-    """One member of the crew: its layers and their buffers, and the numbers that it updates.
+    """One member of the crew: its passes and their buffers, and the numbers that it updates.
 
     ``index`` is its number. ``replicas`` is how many members share a batch's images out, or 1 where
     each takes them all, with some of the hidden units. Of all numbers there are two ``copies``,
@@ -188,6 +231,8 @@ class Member:
         label_smoothing: float,
     ) -> None:
         self._copies, self._max_chunk = copies, max_chunk
+        first, second = copies
+        self._products = list(first.products(second)), list(second.products(first))
         self._label_smoothing = label_smoothing
         self._index, self._replicas = index, replicas
         self._momentum, self._weight_decay = momentum, weight_decay
@@ -197,55 +242,55 @@ class Member:
         """Those of the first copy."""
         return self._copies[0].gradients
 
-    def logits(self, images: Array, *, copy: int = 0) -> Array:
-        """Return logits (n, 10) for one chunk of images (n, 28, 28), good until the next call."""
-        values: Any = images[..., np.newaxis]  # (n, 28, 28) -> (n, 28, 28, 1)
-        for layer in self._copies[copy].layers:
-            values = layer.forward(values)
-        logits: Array = values
+    def logits(self, images: Array) -> Array:
+        """Return logits (10, n) for one chunk of images (n, 28, 28), good until the next call."""
+        logits: Array = self._copies[0].passes.forward(images)
         return logits
 
-    def shares_of_labels(self, labels: Array, *, batch_size: int) -> Array:
-        """Return `loss.shares_of_labels` (n, 10) of labels (n,), for `backpropagate`."""
-        return shares_of_labels(
+    def shares_of_targets(self, labels: Array, *, batch_size: int) -> Array:
+        """Return `loss.shares_of_targets` (10, n) of labels (n,), for `backpropagate`."""
+        return shares_of_targets(
             labels,
             batch_size=batch_size,
             label_smoothing=self._label_smoothing,
             dtype=self.gradients.vector.dtype,
         )
 
+    def matrices(self, learning_rates: Array) -> Array:
+        """Return for each step what `update` multiplies by: (steps, 2, 2, 2 + shares)."""
+        matrices = step_matrices(
+            learning_rates,
+            shares=self._replicas,
+            momentum=self._momentum,
+            weight_decays=(self._weight_decay, 0),  # of weights, of biases
+        )
+        return matrices.astype(self.gradients.vector.dtype)
+
     def backpropagate(
-        self, crew: Crew, images: Array, label_shares: Array, logits: Array, *, copy: int = 0
+        self, crew: Crew, images: Array, target_shares: Array, logits: Array, *, copy: int = 0
     ) -> None:
         """Fill a copy's gradients with this member's part, and ``logits`` between all of the crew.
 
-        They do it together, for a whole batch: images (n, 28, 28), logits (n, 10), and the
-        `shares_of_labels` (n, 10).
+        They do it together, for a whole batch: images (n, 28, 28), logits (10, n), and the
+        `shares_of_targets` (10, n).
         """
-        layers, gradients = self._copies[copy].layers, self._copies[copy].gradients
+        passes, gradients = self._copies[copy].passes, self._copies[copy].gradients
         batch_size = len(images)
         if self._replicas > 1:
             own = _spans(batch_size, self._replicas)[self._index]
-            images, label_shares, logits = images[own], label_shares[own], logits[own]
+            images, target_shares, logits = images[own], target_shares[:, own], logits[:, own]
         earlier = None
         if not len(images):
             gradients.vector[...] = 0
         for chunk in pieces(len(images), self._max_chunk):
-            outputs = self.logits(images[chunk], copy=copy)
+            outputs = passes.forward(images[chunk])
             if self._replicas == 1:  # the network's are the sum of those of all hidden units
                 outputs = crew.all_reduce(self._index, outputs)
-            if self._replicas > 1 or not self._index:
-                logits[chunk] = outputs
-            gradient = cross_entropy_gradient(
-                outputs,
-                label_shares[chunk],
-                batch_size=batch_size,
-                label_smoothing=self._label_smoothing,
+            if self._replicas > 1 or self._index == crew.members - 1:
+                logits[:, chunk] = outputs
+            passes.backward(
+                cross_entropy_gradient(outputs, target_shares[:, chunk], batch_size=batch_size)
             )
-            for layer in reversed(layers):
-                gradient = layer.backward(gradient)
-            if self._replicas == 1 and self._index:  # see `_cut`: its output bias stays 0
-                gradients["fc2.bias"][...] = 0
             if earlier is not None:
                 gradients.vector += earlier
             if chunk.stop < len(images):  # the next chunk will overwrite the gradients
@@ -253,18 +298,10 @@ class Member:
         if self._replicas > 1:  # each updates some weights, by the gradients of all
             crew.meet(self._index)
 
-    def update(self, crew: Crew, learning_rate: float, *, copy: int) -> None:
+    def update(self, crew: Crew, matrices: Array, *, copy: int) -> None:
         """Take the optimiser's step from this copy to the other, all of the crew together."""
-        own, other = self._copies[copy], self._copies[1 - copy]
-        # The product lets all of them decay; this spares the biases.
-        own.bias_gradients -= self._weight_decay * own.biases
-        nesterov_step_by_product(
-            own.state,
-            other.state,
-            learning_rate=learning_rate,
-            momentum=self._momentum,
-            weight_decay=self._weight_decay,
-        )
+        for is_bias, before, after in self._products[copy]:
+            np.matmul(matrices[is_bias], before, out=after)
         if self._replicas > 1:  # each has updated weights that all compute with
             crew.meet(self._index)
 
@@ -298,7 +335,7 @@ class Network:
         self._max_chunk = MAX_CHUNK[spec.arch]
         shapes = architectures.parameter_shapes(spec)
         parts, self._replicas = 1, 1
-        if spec.arch == "cnn":
+        if spec.arch == "cnn" or plain:
             self._replicas = threads
         elif threads > 1 and can_fork():  # its calls are too short for threads behind one lock
             parts = min(threads, shapes["fc1.bias"][0])
@@ -323,12 +360,16 @@ class Network:
                 copies = []
                 for state, (_, weight, *gradients) in zip(states, rows, strict=True):
                     own = gradients[replica]
-                    layers = _layers(spec, weight, own, small_kernels=small_kernels, plain=plain)
+                    if spec.arch == "mlp" and not plain:
+                        passes: Row | Mlp = _mlp(
+                            spec, weight, own, has_bias=not index, small_kernels=small_kernels
+                        )
+                    else:
+                        passes = Row(list(_layers(spec, weight, own, plain=plain)))
                     numbers = state[:, span.start : stop]
-                    copies.append(Copy(list(layers), own, numbers, bias_count=stop - span.stop))
-                for one, other in zip(*(copy.layers for copy in copies), strict=True):
-                    if isinstance(one, Weighted) and isinstance(other, Weighted):
-                        other.share_buffers(one)
+                    copies.append(Copy(passes, own, numbers, biases_start=span.stop - span.start))
+                first, second = (copy.passes for copy in copies)
+                second.share_buffers(first)
                 self._members.append(
                     Member(
                         copies,
@@ -384,8 +425,8 @@ class Network:
     def loss_and_gradients(self, images: Array, labels: Array) -> tuple[float, Weights]:
         """Return the mean loss of a batch, and its gradient in each weight, canonical."""
         crew = self._crew()
-        logits = shared_array((len(images), CLASSES), self._dtype)
-        shares = self._members[0].shares_of_labels(labels, batch_size=len(labels))
+        logits = shared_array((CLASSES, len(images)), self._dtype)
+        shares = self._members[0].shares_of_targets(labels, batch_size=len(labels))
 
         @_quietly
         def work(member: int) -> None:
@@ -402,7 +443,7 @@ class Network:
 
     def logits(self, images: Array) -> Array:
         """Return logits (N, 10), in the weights' dtype, for images (N, 28, 28), any N >= 0."""
-        logits = shared_array((len(images), CLASSES), self._dtype)
+        logits = shared_array((CLASSES, len(images)), self._dtype)
         spans = _spans(len(images), math.ceil(len(images) / self._max_chunk))
         crew = Crew(max(1, min(len(self._members), len(spans) // MIN_CHUNKS)))
 
@@ -410,11 +451,11 @@ class Network:
         def predict(member: int) -> None:
             whole = self._members if self._replicas == 1 else [self._members[member]]
             for span in spans[member :: crew.members]:
-                logits[span] = sum(part.logits(images[span]) for part in whole)
+                logits[:, span] = sum(part.logits(images[span]) for part in whole)
 
         with crew.working(predict):
             predict(0)
-        return logits
+        return np.ascontiguousarray(logits.T)
 
     def _crew(self) -> Crew:
         return Crew(len(self._members), capacity=self._max_chunk * CLASSES, dtype=self._dtype)
@@ -438,7 +479,9 @@ def _train(crew: Crew, members: Sequence[Member], images: Array, capacity: int) 
     rows, labels = shared_array((2, capacity), np.int64)
     learning_rates = shared_array((capacity,), np.float64)
     gathered = shared_array((capacity, *images.shape[1:]), images.dtype)
-    logits = shared_array((capacity, CLASSES), members[0].gradients.vector.dtype)
+    dtype = members[0].gradients.vector.dtype
+    logits, target_shares = shared_array((2, CLASSES, capacity), dtype)
+    losses = shared_array((capacity,), dtype)
 
     @_quietly
     def take_steps(index: int) -> None:
@@ -448,21 +491,19 @@ def _train(crew: Crew, members: Sequence[Member], images: Array, capacity: int) 
         own = _spans(count, crew.members)[index]
         # "clip" because "raise", the default, would take a copy of its own first.
         np.take(images, rows[own], axis=0, out=gathered[own], mode="clip")
-        shares = member.shares_of_labels(labels[:count], batch_size=batch_size)
+        target_shares[:, own] = member.shares_of_targets(labels[own], batch_size=batch_size)
         crew.meet(index)
-        rates = learning_rates[:steps].tolist()
+        matrices = member.matrices(learning_rates[:steps])
         for step, batch in enumerate(pieces(count, batch_size)):
             copy = step % 2
-            member.backpropagate(crew, gathered[batch], shares[batch], logits[batch], copy=copy)
-            member.update(crew, rates[step], copy=copy)
+            member.backpropagate(
+                crew, gathered[batch], target_shares[:, batch], logits[:, batch], copy=copy
+            )
+            member.update(crew, matrices[step], copy=copy)
         member.settle(copy=steps % 2)
+        crew.meet(index)  # now all logits are there
+        losses[own] = cross_entropy(logits[:, own], labels[own])
         crew.meet(index)
-
-    @_quietly
-    def mean_losses() -> Array:
-        count = math.prod(shape.tolist())
-        losses: Array = cross_entropy(logits[:count], labels[:count]).reshape(shape).mean(axis=1)
-        return losses
 
     def help_out(index: int) -> None:
         while True:
@@ -479,16 +520,32 @@ def _train(crew: Crew, members: Sequence[Member], images: Array, capacity: int) 
             with crew.own_core(0):
                 crew.meet(0)
                 take_steps(0)
-            batches, batch_labels, rates = yield mean_losses()
+            batches, batch_labels, rates = (
+                yield losses[: batches.size].reshape(batches.shape).mean(axis=1)
+            )
 
 
-def _layers(
+def _mlp(
     spec: ModelSpec,
     weights: Parameters,
     gradients: Parameters,
     *,
+    has_bias: bool,
     small_kernels: bool,
-    plain: bool,
+) -> Mlp:
+    """Return the MLP in one piece, working with the given weights."""
+    names = "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"
+    return Mlp(
+        [weights[name] for name in names],
+        [gradients[name] for name in names],
+        Relu() if spec.activation == "relu" else Sigmoid(),
+        has_bias=has_bias,
+        small_kernels=small_kernels,
+    )
+
+
+def _layers(
+    spec: ModelSpec, weights: Parameters, gradients: Parameters, *, plain: bool
 ) -> Iterator[Layer]:
     """Yield the layers of ``spec``, working with the given weights, in the order to compute."""
 
@@ -517,8 +574,7 @@ def _layers(
                 dense = SplitDense if is_large and not plain else Dense
                 yield dense(*arrays(layer), needs_input_gradient=blocks > 0 or not is_large)
             case architectures.Flatten():
-                split = Pixels() if blocks else Strips(small_kernels=small_kernels)
-                yield Flatten() if plain else split
+                yield Flatten() if plain else Pixels()
             case architectures.Activation():
                 yield Relu() if layer.function == "relu" else Sigmoid()
 

@@ -7,11 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from mnist_cli.architectures import Array
-from mnist_cli.scratch.layers import pieces
-
-# Numbers that `nesterov_step_by_product` multiplies at a time: few enough for OpenBLAS's quick ways
-# with small matrices, of up to a million multiplications.
-CHUNK = 65_536
 
 
 def nesterov_step(
@@ -33,7 +28,7 @@ def nesterov_step(
     velocity does not contain the learning rate. ``gradients`` are the shares of the batch, added
     in the order given, so that the rounding is the same on every run.
 
-    This is the plain statement; training takes `nesterov_step_by_product`.
+    This is the plain statement; training multiplies by `step_matrices`.
     """
     step = weights * weight_decay
     for gradient in gradients:
@@ -45,26 +40,24 @@ def nesterov_step(
     weights -= step
 
 
-def nesterov_step_by_product(
-    before: Array,
-    after: Array,
-    *,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-) -> None:
-    """Take the step of `nesterov_step` from ``before`` to ``after``, both (2 + shares, n).
+def step_matrices(
+    learning_rates: Array, *, shares: int, momentum: float, weight_decays: Sequence[float]
+) -> Array:
+    """Return the step as a matrix (2, 2 + shares): (steps, decays, 2, 2 + shares).
 
-    Their rows are the velocities, the weights, and each share's gradients; ``after`` gets new
-    velocities and weights. Both are linear in the rows before: as one matrix product it is one pass
-    over the memory in place of some ten.
+    There is one for each of ``learning_rates`` (steps,) and of ``weight_decays``. Its rows are the
+    new velocity and the new weight, in terms of the velocity, the weight and each share's gradient
+    before: `nesterov_step` is linear in them. ``after[:2] = matrix @ before`` is one pass over the
+    memory in place of some ten.
     """
-    shares = len(before) - 2
-    velocity = [momentum, weight_decay, *[1.0] * shares]
+    velocity = np.ones((len(weight_decays), 2 + shares))
+    velocity[:, 0] = momentum
+    velocity[:, 1] = weight_decays
     # w - learning_rate * (g + momentum * v), with g = v - momentum * (the velocities before)
-    weight = [-learning_rate * (1 + momentum) * factor for factor in velocity]
-    weight[0] = -learning_rate * momentum * momentum
-    weight[1] += 1
-    matrix = np.array([velocity, weight], dtype=before.dtype)
-    for piece in pieces(before.shape[1], CHUNK):
-        np.matmul(matrix, before[:, piece], out=after[:2, piece])
+    step = -(1 + momentum) * velocity
+    step[:, 0] = -momentum * momentum
+    matrices = np.empty((len(learning_rates), len(velocity), 2, 2 + shares))
+    matrices[:, :, 0] = velocity
+    np.multiply.outer(learning_rates, step, out=matrices[:, :, 1])
+    matrices[:, :, 1, 1] += 1
+    return matrices
