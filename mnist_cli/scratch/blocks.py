@@ -233,19 +233,15 @@ class SplitDense(Weighted):
         parts, count, _ = inputs.shape
         products = self._buffers("products", (parts, count, len(self.bias)), self.weight.dtype)
         np.matmul(inputs, self._parts_of(self.weight), out=products)
-        outputs: Array = products[0]
-        if parts > 1:
-            outputs = self._buffers("outputs", outputs.shape, self.weight.dtype)
-            sum_rows(products.reshape(parts, -1), outputs.reshape(-1))
+        outputs = self._buffers("outputs", products.shape[1:], self.weight.dtype)
+        sum_rows(products.reshape(parts, -1), outputs.reshape(-1))
         outputs += self.bias
         return outputs
 
-    def backward(self, gradient: Array) -> Array | None:
+    def backward(self, gradient: Array) -> Array:
         """Return dx (P, N, in / P) of dy (N, out)."""
         np.matmul(self._inputs.swapaxes(1, 2), gradient, out=self._parts_of(self.weight_gradient))
         sum_rows(gradient, self.bias_gradient)
-        if not self.needs_input_gradient:
-            return None
         # dx^T = W dy^T: with nothing transposed in it the product takes half the time.
         weight = self._parts_of(self.weight)
         shape = (*weight.shape[:2], len(gradient))

@@ -60,5 +60,6 @@ def _less_maximum(logits: Array) -> Array:
     Softmax does not change when a constant is taken off an image. With its maximum at 0 exp cannot
     overflow (float32 does above exp(88)) and the sum is at least 1, so that its logarithm exists.
     """
-    values: Array = logits - np.maximum.reduce(logits)  # `max` would take a microsecond more
+    largest = np.maximum.reduce(logits)  # `max` would take a microsecond more
+    values: Array = np.subtract(logits, largest, order="C")
     return values

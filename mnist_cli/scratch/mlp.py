@@ -42,7 +42,7 @@ class Mlp:
         self._passes: dict[int, _Passes] = {}
 
     def forward(self, images: Array) -> Array:
-        """Return logits (10, n) of images (n, 28, 28), good until the next call."""
+        """See `network.Passes.forward`."""
         count = len(images)
         if count not in self._passes:
             self._passes[count] = self._bind(count)
@@ -50,11 +50,11 @@ class Mlp:
         return forward(images)
 
     def backward(self, gradient: Array) -> None:
-        """Leave the gradients in the weights of that in the logits, (10, n)."""
+        """See `network.Passes.backward`."""
         self._backward(gradient)
 
     def share_buffers(self, twin: Mlp) -> None:
-        """Work in another's memory, which never goes forward before this one has gone back."""
+        """See `network.Passes.share_buffers`."""
         self._buffers = twin._buffers
 
     def _bind(self, count: int) -> _Passes:
@@ -73,36 +73,43 @@ class Mlp:
         strips = strips_for(count, small_kernels=self._small_kernels)
 
         products = self._buffers("products", (strips, count, units), dtype)
-        hidden = products[0]
-        if strips > 1:
-            hidden = self._buffers("hidden", (count, units), dtype)
+        hidden = self._buffers("hidden", (count, units), dtype) if strips > 1 else products[0]
         hidden_gradient = self._buffers("hidden gradient", (count, units), dtype)
         logits = self._buffers("logits", (CLASSES, count), dtype)
+        # The same in other shapes.
+        product_rows, hidden_row, hidden_columns = (
+            products.reshape(strips, -1),
+            hidden.reshape(-1),
+            hidden.T,
+        )
+        output_weight_columns, output_bias_column = output_weight.T, output_bias[:, np.newaxis]
         cut_shape = (count, strips, pixels // strips)
         cut_weight = weight.reshape(strips, pixels // strips, units)
         cut_weight_gradient = weight_gradient.reshape(cut_weight.shape)
-        cut: Array = weight
+        # Sums go through BLAS: NumPy takes short rows singly.
+        strip_ones, image_ones = ones(strips, dtype), ones(count, dtype)
+        cut: Array  # the latest images, (strips, n, pixels / strips)
 
         def forward(images: Array) -> Array:
             nonlocal cut
-            cut = images.reshape(cut_shape).swapaxes(0, 1)  # (strips, n, pixels / strips)
+            cut = images.reshape(cut_shape).swapaxes(0, 1)
             np.matmul(cut, cut_weight, out=products)
-            if strips > 1:  # sums go through BLAS: NumPy takes short rows singly
-                np.matmul(ones(strips, dtype), products.reshape(strips, -1), out=hidden.reshape(-1))
+            if strips > 1:
+                np.matmul(strip_ones, product_rows, out=hidden_row)
             np.add(hidden, bias, out=hidden)
             activation.forward(hidden)
-            np.matmul(output_weight.T, hidden.T, out=logits)
+            np.matmul(output_weight_columns, hidden_columns, out=logits)
             if has_bias:
-                np.add(logits, output_bias[:, np.newaxis], out=logits)
+                np.add(logits, output_bias_column, out=logits)
             return logits
 
         def backward(gradient: Array) -> None:
-            np.matmul(gradient.T, output_weight.T, out=hidden_gradient)
-            np.matmul(hidden.T, gradient.T, out=output_weight_gradient)
+            np.matmul(gradient.T, output_weight_columns, out=hidden_gradient)
+            np.matmul(hidden_columns, gradient.T, out=output_weight_gradient)
             if has_bias:
                 np.add.reduce(gradient, axis=1, out=output_bias_gradient)
             activation.backward(hidden_gradient)
-            np.matmul(ones(count, dtype), hidden_gradient, out=bias_gradient)
+            np.matmul(image_ones, hidden_gradient, out=bias_gradient)
             np.matmul(cut.swapaxes(1, 2), hidden_gradient, out=cut_weight_gradient)
 
         return forward, backward
@@ -111,9 +118,8 @@ class Mlp:
 def strips_for(count: int, *, small_kernels: bool) -> int:
     """Return into how many strips of rows to cut ``count`` images, their products added up.
 
-    OpenBLAS has quick ways with small matrices on processors with AVX-512: up to a million
-    multiplications it does not first copy them side by side. For 64 hidden units, a member's of
-    two, the whole is small enough up to 19 images, a strip up to 139: strips of more than 64 have
-    not been tried. Without those ways cutting costs time.
+    For OpenBLAS's quick ways with small matrices (`blocks.SplitDense`). For 64 hidden units, a
+    member's of two, the whole is small enough up to 19 images, a strip up to 139: strips of more
+    than 64 have not been tried. Without those ways cutting costs time.
     """
     return 7 if small_kernels and 16 < count <= 64 else 1

@@ -1,4 +1,4 @@
-"""The whole network: layers in a row, work shared out among a crew, one optimiser.
+"""The whole network: its passes, work shared out among a crew, one optimiser.
 
 The CNN is shared out by images: each member takes its share of every batch through all layers, and
 the gradients are added up. The MLP is shared out by hidden units, for its layers are too short for
@@ -38,7 +38,7 @@ from mnist_cli.scratch.optimizer import step_matrices
 # Images that a member takes at a time, so that a larger batch takes more time, not more memory.
 MAX_CHUNK = {"cnn": 32, "mlp": 256}
 # Numbers that the update multiplies at a time: few enough for OpenBLAS's quick ways with small
-# matrices, of up to a million multiplications.
+# matrices (`blocks.SplitDense`).
 UPDATE_PIECE = 65_536
 # Chunks to predict before another member is worth its start, some 5 ms.
 MIN_CHUNKS = 16
@@ -62,14 +62,30 @@ class Layer(Protocol):
         ...
 
 
+class Passes(Protocol):
+    """From images to logits and back, for one member: `Row` or `mlp.Mlp`."""
+
+    def forward(self, images: Array) -> Array:
+        """Return logits (10, n) of images (n, 28, 28), good until the next call."""
+        ...
+
+    def backward(self, gradient: Array) -> None:
+        """Leave the gradients in the weights of that in the logits, (10, n)."""
+        ...
+
+    def share_buffers(self, twin: Any) -> None:
+        """Work in the memory of another of the kind, which is never between its two passes then."""
+        ...
+
+
 class Row:
-    """Layers in a row, from images (n, 28, 28) to logits (10, n), and back: as `mlp.Mlp` does."""
+    """`Passes` of layers in a row."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = layers
 
     def forward(self, images: Array) -> Array:
-        """Return logits (10, n), good until the next call."""
+        """See `Passes.forward`."""
         values: Any = images[..., np.newaxis]  # (n, 28, 28) -> (n, 28, 28, 1)
         for layer in self.layers:
             values = layer.forward(values)
@@ -77,13 +93,13 @@ class Row:
         return logits
 
     def backward(self, gradient: Array) -> None:
-        """Leave the gradients in the weights of that in the logits, (10, n)."""
+        """See `Passes.backward`."""
         values: Any = gradient.T
         for layer in reversed(self.layers):
             values = layer.backward(values)
 
     def share_buffers(self, twin: Row) -> None:
-        """Work in a row's memory, which never goes forward before this one has gone back."""
+        """See `Passes.share_buffers`."""
         for own, other in zip(self.layers, twin.layers, strict=True):
             if isinstance(own, Weighted) and isinstance(other, Weighted):
                 own.share_buffers(other)
@@ -192,10 +208,10 @@ class Copy:
     """
 
     def __init__(
-        self, passes: Row | Mlp, gradients: Parameters, state: Array, *, biases_start: int
+        self, passes: Passes, gradients: Parameters, state: Array, *, biases_start: int
     ) -> None:
-        self.passes: Any = passes
-        self.gradients, self.state, self.biases_start = gradients, state, biases_start
+        self.passes, self.gradients = passes, gradients
+        self.state, self.biases_start = state, biases_start
 
     def products(self, other: Copy) -> Iterator[tuple[int, Array, Array]]:
         """Yield what the step from this copy to the ``other`` multiplies, and where to.
@@ -244,8 +260,7 @@ class Member:
 
     def logits(self, images: Array) -> Array:
         """Return logits (10, n) for one chunk of images (n, 28, 28), good until the next call."""
-        logits: Array = self._copies[0].passes.forward(images)
-        return logits
+        return self._copies[0].passes.forward(images)
 
     def shares_of_targets(self, labels: Array, *, batch_size: int) -> Array:
         """Return `loss.shares_of_targets` (10, n) of labels (n,), for `backpropagate`."""
@@ -286,6 +301,7 @@ class Member:
             outputs = passes.forward(images[chunk])
             if self._replicas == 1:  # the network's are the sum of those of all hidden units
                 outputs = crew.all_reduce(self._index, outputs)
+            # The first has the bias to add, so that the last keeps the sum.
             if self._replicas > 1 or self._index == crew.members - 1:
                 logits[:, chunk] = outputs
             passes.backward(
@@ -315,8 +331,8 @@ class Network:
     """A network and its optimiser. The same seed, batches and ``threads`` give the same bits.
 
     ``threads`` is how many members a crew has. ``plain`` computes with the layers of `layers`
-    alone, the reference of the faster `blocks`. ``small_kernels`` says that BLAS has quick ways
-    with small matrices, for which the MLP's images are cut.
+    alone, the reference of the faster `blocks` and `mlp`. ``small_kernels`` says that BLAS has
+    quick ways with small matrices, for which the MLP's images are cut.
     """
 
     def __init__(
@@ -335,7 +351,7 @@ class Network:
         self._max_chunk = MAX_CHUNK[spec.arch]
         shapes = architectures.parameter_shapes(spec)
         parts, self._replicas = 1, 1
-        if spec.arch == "cnn" or plain:
+        if spec.arch == "cnn" or plain:  # a plain MLP's layers know of no part without a bias
             self._replicas = threads
         elif threads > 1 and can_fork():  # its calls are too short for threads behind one lock
             parts = min(threads, shapes["fc1.bias"][0])
@@ -360,12 +376,13 @@ class Network:
                 copies = []
                 for state, (_, weight, *gradients) in zip(states, rows, strict=True):
                     own = gradients[replica]
-                    if spec.arch == "mlp" and not plain:
-                        passes: Row | Mlp = _mlp(
+                    passes: Passes
+                    if spec.arch == "cnn" or plain:
+                        passes = Row(list(_layers(spec, weight, own, plain=plain)))
+                    else:
+                        passes = _mlp(
                             spec, weight, own, has_bias=not index, small_kernels=small_kernels
                         )
-                    else:
-                        passes = Row(list(_layers(spec, weight, own, plain=plain)))
                     numbers = state[:, span.start : stop]
                     copies.append(Copy(passes, own, numbers, biases_start=span.stop - span.start))
                 first, second = (copy.passes for copy in copies)
@@ -505,6 +522,12 @@ def _train(crew: Crew, members: Sequence[Member], images: Array, capacity: int) 
         losses[own] = cross_entropy(logits[:, own], labels[own])
         crew.meet(index)
 
+    @_quietly
+    def mean_losses() -> Array:
+        steps, batch_size = shape.tolist()
+        means: Array = losses[: steps * batch_size].reshape(steps, batch_size).mean(axis=1)
+        return means
+
     def help_out(index: int) -> None:
         while True:
             crew.meet(index)
@@ -520,9 +543,7 @@ def _train(crew: Crew, members: Sequence[Member], images: Array, capacity: int) 
             with crew.own_core(0):
                 crew.meet(0)
                 take_steps(0)
-            batches, batch_labels, rates = (
-                yield losses[: batches.size].reshape(batches.shape).mean(axis=1)
-            )
+            batches, batch_labels, rates = yield mean_losses()
 
 
 def _mlp(
