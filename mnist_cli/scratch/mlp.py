@@ -1,8 +1,8 @@
 """The MLP in one piece: what `layers.Dense`, an activation and another `Dense` do in a row.
 
-A step of 64 images is two products of some 80 microseconds and twenty calls of one to four. A layer
-that looks up its buffers and views in each call takes about as long again as these short ones. Here
-they are bound once for each number of images (`tests/benchmarks/NOTES.md`).
+A step of 64 images is two products of some 80 microseconds and twenty calls of one to four, beside
+which it tells that a layer looks up its buffers and views in each call. Here they are bound once
+for each number of images (`tests/benchmarks/NOTES.md`).
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Mlp:
     def share_buffers(self, twin: Mlp) -> None:
         """See `network.Passes.share_buffers`."""
         self._buffers = twin._buffers
+        self._passes.clear()
 
     def _bind(self, count: int) -> _Passes:
         """Return ``forward`` and ``backward`` for ``count`` images.

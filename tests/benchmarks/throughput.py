@@ -34,8 +34,9 @@ BATCH_SIZE = 64
 PAUSE_SECONDS = 0.3
 PRODUCTS = "matrix products"
 FRAMEWORKS = ("numpy", "torch", "tensorflow")
-# Twice: on the numbers that all others get, and on those that its own `fetch_openml` hands a user.
-SKLEARN = {"scikit-learn": np.float32, "scikit-learn float64": np.float64}
+# Twice: on the numbers that all others get, and on those that it makes of integers, as
+# `fetch_openml` gives them, or that dividing these by 255 makes.
+SKLEARN = {"scikit-learn float32": np.float32, "scikit-learn float64": np.float64}
 CONTENDERS = {
     "cnn": (*FRAMEWORKS, "bare torch loop", "torchvision loop", "keras fit", PRODUCTS),
     "mlp": (*FRAMEWORKS, "bare torch loop", "keras fit", *SKLEARN, PRODUCTS),
