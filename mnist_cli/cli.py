@@ -59,7 +59,9 @@ OneDevice = Annotated[
 ]
 TargetAccuracy = Annotated[
     float | None,
-    typer.Option(help="Stop once validation accuracy (0-1) reaches this; ten looks an epoch."),
+    typer.Option(
+        help="Stop once validation accuracy (0-1) reaches this; up to ten looks an epoch."
+    ),
 ]
 DatasetName = Annotated[
     str,

@@ -84,9 +84,9 @@ def fit(
     ``start`` holds the recipe, the weights and, when a run is resumed, the velocities and the
     epochs so far. After each epoch the state is written to ``path``, if given. Training seconds
     run from an epoch's first step to its last with the device synchronised at both ends; warm-up
-    and evaluation stand outside. A target accuracy is looked for ten times an epoch, outside the
-    clock, and the epoch that reaches it ends there. Raises `DivergedError` when a loss is not a
-    number; the checkpoint of the epoch before stays.
+    and evaluation stand outside. A target accuracy is looked for ten times an epoch, but not
+    within a chunk of steps, outside the clock, and the epoch that reaches it ends there. Raises
+    `DivergedError` when a loss is not a number; the checkpoint of the epoch before stays.
     """
     config = start.config
     count = len(data.train.labels)
