@@ -351,7 +351,8 @@ class Network:
         self._max_chunk = MAX_CHUNK[spec.arch]
         shapes = architectures.parameter_shapes(spec)
         parts, self._replicas = 1, 1
-        if spec.arch == "cnn" or plain:  # a plain MLP's layers know of no part without a bias
+        is_row = spec.arch == "cnn" or plain
+        if is_row:  # a plain MLP too: its layers know of no part without a bias
             self._replicas = threads
         elif threads > 1 and can_fork():  # its calls are too short for threads behind one lock
             parts = min(threads, shapes["fc1.bias"][0])
@@ -377,7 +378,7 @@ class Network:
                 for state, (_, weight, *gradients) in zip(states, rows, strict=True):
                     own = gradients[replica]
                     passes: Passes
-                    if spec.arch == "cnn" or plain:
+                    if is_row:
                         passes = Row(list(_layers(spec, weight, own, plain=plain)))
                     else:
                         passes = _mlp(
