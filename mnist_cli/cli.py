@@ -14,7 +14,7 @@ import typer
 
 from mnist_cli import __version__
 from mnist_cli.config import ARCHITECTURES, DEVICES, ModelSpec, TrainConfig, require_choice
-from mnist_cli.errors import MnistError, OutputError, PictureError, UsageError
+from mnist_cli.errors import MnistError, PictureError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -557,10 +557,7 @@ def _require_png(path: Path) -> None:
         raise UsageError(f"--save-plot draws a PNG: give a name that ends in .png, not {path}.")
     if path.is_dir():
         raise UsageError(f"--save-plot must be a file, not the folder {path}.")
-    try:
-        require_writable(path.parent)
-    except OutputError as error:
-        raise OutputError(f"Cannot write to {path.parent}. Choose another --save-plot.") from error
+    require_writable(path.parent, option="--save-plot")
 
 
 def _say_unread(name: str, error: MnistError) -> None:

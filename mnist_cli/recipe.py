@@ -58,7 +58,8 @@ def require_batch(config: TrainConfig, count: int) -> None:
     """Raise `UsageError` unless ``count`` images make at least one batch."""
     if config.batch_size > count:
         raise UsageError(
-            f"batch size must be at most the {count} training images, not {config.batch_size}."
+            f"batch size must be at most the {count} training images, not {config.batch_size}. "
+            "Lower --batch-size, or train on more images."
         )
 
 

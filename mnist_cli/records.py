@@ -182,10 +182,19 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def require_writable(folder: Path) -> None:
-    """Raise `OutputError` if ``folder`` cannot be written: before a long run, not after it."""
-    with replacing(folder / ".writable"):
-        pass
+def require_writable(folder: Path, *, option: str = "--results-dir") -> None:
+    """Raise `OutputError` if ``folder`` cannot be written: before a long run, not after it.
+
+    ``option`` is what named it.
+    """
+    try:
+        with replacing(folder / ".writable"):
+            pass
+    except OutputError as error:
+        why = "it is a file" if folder.is_file() else getattr(error.__cause__, "strerror", error)
+        raise OutputError(
+            f"Cannot write to the folder {folder}: {why}. Choose another with {option}."
+        ) from error
     (folder / ".writable").unlink(missing_ok=True)  # another process may have been here too
 
 

@@ -237,10 +237,12 @@ def test_a_wrong_command_ends_in_one_line_and_exit_code_2(
 def test_a_results_folder_that_cannot_be_written_is_found_out_before_training(
     mnist: Mnist, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_text("in the way")
+    file = tmp_path / "file"
+    file.write_text("in the way")
     for command in (["train", "--framework", "fake"], ["compare"]):
-        outcome = mnist(*command, "--results-dir", tmp_path / "file" / "results")
-        _assert_one_line_error(outcome, 1, "Cannot write", "--results-dir")
+        for folder, why in ((file, "it is a file"), (file / "results", "Not a directory")):
+            outcome = mnist(*command, "--results-dir", folder)
+            _assert_one_line_error(outcome, 1, f"{folder}: {why}", "--results-dir")
 
 
 def test_bad_data_and_bad_models_end_in_one_line_and_exit_code_1(
