@@ -347,7 +347,7 @@ IMAGES, LABELS = (idx_bytes(array) for array in real_digits()[:2])
         (TRAIN_IMAGES, gzip.compress(IMAGES)[:-8] + bytes(8), "damaged gzip .*CRC"),
         (TRAIN_IMAGES, gzip.compress(IMAGES)[:99] + b"\xff" * 99, "damaged gzip"),
         (TRAIN_IMAGES, gzip.compress(IMAGES[:-5]), "truncated: its header promises 94080"),
-        (TRAIN_IMAGES, gzip.compress(b""), "is empty"),
+        (TRAIN_IMAGES, gzip.compress(b"", mtime=0), "is empty"),
     ],
 )
 def test_bad_idx_file_is_named_with_what_was_expected_and_came(
