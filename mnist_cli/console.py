@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -245,7 +246,7 @@ def evaluation_table(report: Mapping[str, Any]) -> Table:
     """Return the per-digit table of `mnist evaluate`."""
     table = _table(
         f"{report['accuracy']:.2%} of {report['images']:,} right, loss {report['loss']:.4f} "
-        f"({report['checkpoint']}, read by {report['framework']})",
+        f"({Path(report['checkpoint']).name}, read by {report['framework']})",
         ("digit", "precision", "recall", "F1", "images"),
     )
     for row in report["per_class"]:
