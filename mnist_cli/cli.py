@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -555,9 +555,10 @@ def _require_png(path: Path) -> None:
 
     if path.suffix.lower() != ".png":
         raise UsageError(f"--save-plot draws a PNG: give a name that ends in .png, not {path}.")
-    if path.is_dir():
-        raise UsageError(f"--save-plot must be a file, not the folder {path}.")
     require_writable(path.parent, option="--save-plot")
+    with suppress(OSError):  # a name too long: what writes to it will say so
+        if path.is_dir():
+            raise UsageError(f"--save-plot must be a file, not the folder {path}.")
 
 
 def _say_unread(name: str, error: MnistError) -> None:

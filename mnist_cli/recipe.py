@@ -59,7 +59,7 @@ def require_batch(config: TrainConfig, count: int) -> None:
     if config.batch_size > count:
         raise UsageError(
             f"batch size must be at most the {count} training images, not {config.batch_size}. "
-            "Lower --batch-size, or train on more images."
+            "Choose a smaller one, or train on more images."
         )
 
 

@@ -174,12 +174,19 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise OutputError(
-            f"Cannot write {path}: {error.strerror or error}. "
+            f"Cannot write {path}: {_why(error)}. "
             "Free space or choose a writable folder with --results-dir."
         ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _why(error: BaseException | None) -> str:
+    """Return in words why the system did not write."""
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return "it, or what it should lie in, is not a folder"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def require_writable(folder: Path, *, option: str = "--results-dir") -> None:
@@ -191,9 +198,9 @@ def require_writable(folder: Path, *, option: str = "--results-dir") -> None:
         with replacing(folder / ".writable"):
             pass
     except OutputError as error:
-        why = "it is a file" if folder.is_file() else getattr(error.__cause__, "strerror", error)
         raise OutputError(
-            f"Cannot write to the folder {folder}: {why}. Choose another with {option}."
+            f"Cannot write to the folder {folder}: {_why(error.__cause__)}. "
+            f"Choose another with {option}."
         ) from error
     (folder / ".writable").unlink(missing_ok=True)  # another process may have been here too
 

@@ -240,9 +240,13 @@ def test_a_results_folder_that_cannot_be_written_is_found_out_before_training(
     file = tmp_path / "file"
     file.write_text("in the way")
     for command in (["train", "--framework", "fake"], ["compare"]):
-        for folder, why in ((file, "it is a file"), (file / "results", "Not a directory")):
+        for folder, why in (
+            (file, "not a folder"),
+            (file / "results", "not a folder"),
+            (tmp_path / ("r" * 300), "name too long"),
+        ):
             outcome = mnist(*command, "--results-dir", folder)
-            _assert_one_line_error(outcome, 1, f"{folder}: {why}", "--results-dir")
+            _assert_one_line_error(outcome, 1, f"folder {folder}: ", why, "--results-dir")
 
 
 def test_bad_data_and_bad_models_end_in_one_line_and_exit_code_1(

@@ -360,6 +360,7 @@ def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_read(
         (tmp_path / "plot.jpg", 2, "ends in .png"),
         (tmp_path / "folder.png", 2, "must be a file"),
         (pictures / "1.png" / "plot.png", 1, "Choose another with --save-plot"),
+        (tmp_path / ("p" * 300) / "plot.png", 1, "name too long"),
     ):
         (tmp_path / "folder.png").mkdir(exist_ok=True)
         outcome = mnist("predict", pictures / "1.png", "--save-plot", path)
