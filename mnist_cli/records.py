@@ -185,7 +185,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def _why(error: BaseException | None) -> str:
     """Return in words why the system did not write."""
     if isinstance(error, (FileExistsError, NotADirectoryError)):
-        return "it, or what it should lie in, is not a folder"
+        return "a part of this path is not a folder"
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -284,8 +284,7 @@ def test_step_matrices_take_the_plain_step(shares, momentum):
 
 
 def test_an_update_writes_weights_and_velocities_of_the_other_copy_alone():
-    settings = {"momentum": 0.9, "weight_decay": 5e-4}
-    (member,) = Network(MLP, dtype=np.float64, **settings)._members
+    (member,) = Network(MLP, dtype=np.float64, momentum=0.9, weight_decay=5e-4)._members
     own, other = member._copies
     for copy, seed in ((own, 4), (other, 5)):
         copy.state[...] = np.random.default_rng(seed).standard_normal(copy.state.shape)
@@ -293,11 +292,11 @@ def test_an_update_writes_weights_and_velocities_of_the_other_copy_alone():
     member.update(Crew(1), member.matrices(np.array([0.1]))[0], copy=0)
     np.testing.assert_array_equal(own.state, before)
     np.testing.assert_array_equal(other.state[2:], untouched)
-    biases = slice(own.biases_start, None)
-    for part, decay in ((slice(own.biases_start), 5e-4), (biases, 0.0)):
+    for part, decay in ((slice(own.biases_start), 5e-4), (slice(own.biases_start, None), 0)):
         velocities, weights, gradients = before[:, part].copy()
-        settings["weight_decay"] = decay
-        nesterov_step(weights, velocities, [gradients], learning_rate=0.1, **settings)
+        nesterov_step(
+            weights, velocities, [gradients], learning_rate=0.1, momentum=0.9, weight_decay=decay
+        )
         # float64, sums of three in another order
         np.testing.assert_allclose(other.state[:2, part], [velocities, weights], rtol=0, atol=1e-14)
 
