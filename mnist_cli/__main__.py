@@ -6,9 +6,9 @@ import sys
 def main() -> None:
     """Run the command line; a Ctrl-C while it is still being imported ends it quietly too."""
     try:
-        from mnist_cli import cli
+        from mnist_cli.cli import app
 
-        cli.main()
+        app.main()
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -18,16 +18,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from mnist_cli import checkpoint, recipe
 from mnist_cli.adapters.base import Classifier
-from mnist_cli.architectures import CLASSES, Array
-from mnist_cli.calibration import judge
-from mnist_cli.checkpoint import Calibration
+from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.errors import PictureError
-from mnist_cli.preprocess import DEFECTS, PreparedDigit, prepare
-from mnist_cli.preprocess.opening import Source, brief
-from mnist_cli.preprocess.segmentation import Box
+from mnist_cli.pictures.normalise import DEFECTS, PreparedDigit, prepare
+from mnist_cli.pictures.opening import Source, brief
+from mnist_cli.pictures.segmentation import Box
 from mnist_cli.records import available_cores
+from mnist_cli.training import checkpoint, recipe
+from mnist_cli.training.calibration import judge
+from mnist_cli.training.checkpoint import Calibration
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "cnn.safetensors"
 NUMPY = "numpy"
@@ -251,19 +251,20 @@ class Reader:
             )
         import tempfile
 
-        from mnist_cli import worker
+        from mnist_cli.runners import process
+        from mnist_cli.runners.base import PredictJob
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "images.npy"
             np.save(path, images)
-            job = worker.PredictJob(
+            job = PredictJob(
                 framework=self._framework,
                 checkpoint=str(self._path),
                 threads=self._threads,
                 images=str(path),
                 device=self._device,
             )
-            return np.array(worker.run(job, lambda _: None)["logits"], dtype=np.float32)
+            return np.array(process.run(job, lambda _: None)["logits"], dtype=np.float32)
 
 
 Found: TypeAlias = "list[PreparedDigit] | PictureError"

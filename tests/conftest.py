@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from idx_files import write_dataset
 
-from mnist_cli import cli
+from mnist_cli.cli import app
 from mnist_cli.scratch.crew import can_fork
 
 FAKE_FRAMEWORK = Path(__file__).parent / "fake_framework"
@@ -95,7 +95,7 @@ def mnist(
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["mnist", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_info:
-            cli.main()
+            app.main()
         captured = capfd.readouterr()
         return Outcome(int(exit_info.value.code or 0), captured.out, captured.err)
 

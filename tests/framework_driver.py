@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from mnist_cli import adapters, recipe
-from mnist_cli.architectures import Weights
+from mnist_cli import adapters
+from mnist_cli.arrays import Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.data.dataset import load_dataset, split
+from mnist_cli.training import recipe
 
 SPECS = {"cnn": ModelSpec("cnn"), "mlp": ModelSpec("mlp"), "sigmoid": ModelSpec("mlp", "sigmoid")}
 STEPS = 100

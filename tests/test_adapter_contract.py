@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from framework_driver import CONFIG, SPECS, given_weights
 
-from mnist_cli import adapters, recipe, worker
+from mnist_cli import adapters
 from mnist_cli.data.dataset import load_dataset, split
 from mnist_cli.errors import FrameworkError, UsageError
+from mnist_cli.runners import process
+from mnist_cli.training import recipe
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
             subprocess.run(
                 [sys.executable, driver, framework, path],
                 check=True,
-                env=worker.process_environment(2),
+                env=process.process_environment(2),
                 timeout=300,
             )
             with np.load(path) as arrays:

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 from test_charts import make_record
 
-from mnist_cli import analysis, reports
+from mnist_cli.experiments import statistics
 from mnist_cli.records import RunRecord
+from mnist_cli.reporting import reports
 
 
 def _runs(framework: str, arch: str = "cnn", **values: list[float]) -> list[RunRecord]:
@@ -31,7 +32,7 @@ def _wrong(*indices: int) -> tuple[tuple[int, int], ...]:
 
 def test_a_statistic_is_mean_spread_and_students_interval() -> None:
     values = [1.0, 2.0, 4.0, 9.0]
-    result = analysis.statistic(values)
+    result = statistics.statistic(values)
     interval = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
     assert result["n"] == 4
     assert result["mean"] == 4.0
@@ -40,8 +41,8 @@ def test_a_statistic_is_mean_spread_and_students_interval() -> None:
 
 
 def test_one_run_has_no_spread_and_none_has_no_mean() -> None:
-    assert analysis.statistic([5.0]) == {"n": 1, "mean": 5.0, "sd": None, "ci95": None}
-    assert analysis.statistic([]) == {"n": 0, "mean": None, "sd": None, "ci95": None}
+    assert statistics.statistic([5.0]) == {"n": 1, "mean": 5.0, "sd": None, "ci95": None}
+    assert statistics.statistic([]) == {"n": 0, "mean": None, "sd": None, "ci95": None}
 
 
 def test_a_summary_has_a_row_for_each_cell_and_counts_only_runs_that_reached_a_mark() -> None:
@@ -50,7 +51,7 @@ def test_a_summary_has_a_row_for_each_cell_and_counts_only_runs_that_reached_a_m
         *_runs("torch", time_to_accuracy=reached, test_accuracy=[0.98, 0.99]),
         *_runs("numpy", "mlp", test_accuracy=[0.9]),
     ]
-    torch, numpy = analysis.summarize(runs)
+    torch, numpy = statistics.summarize(runs)
     assert (torch["framework"], torch["arch"], torch["n"]) == ("torch", "cnn", 2)
     assert (numpy["framework"], numpy["arch"], numpy["n"]) == ("numpy", "mlp", 1)
     assert torch["test_accuracy"]["mean"] == pytest.approx(0.985)
@@ -63,22 +64,22 @@ def test_a_speed_ratio_is_the_geometric_mean_of_paired_runs() -> None:
         *_runs("torch", images_per_second=[200.0, 800.0]),
         *_runs("numpy", images_per_second=[100.0, 200.0]),
     ]
-    (row,) = analysis.compare_frameworks(runs)
+    (row,) = statistics.compare_frameworks(runs)
     assert (row["first"], row["second"], row["n"]) == ("torch", "numpy", 2)
     assert row["speed_ratio"]["ratio"] == pytest.approx(8**0.5)
 
 
 def test_a_steady_difference_in_speed_has_a_winner_and_a_shaky_one_has_none() -> None:
     slow = _runs("numpy", images_per_second=[100.0, 101.0, 99.0])
-    (steady,) = analysis.compare_frameworks(
+    (steady,) = statistics.compare_frameworks(
         [*_runs("torch", images_per_second=[120.0, 121.0, 119.0]), *slow]
     )
     assert steady["faster"] == "torch"
-    (shaky,) = analysis.compare_frameworks(
+    (shaky,) = statistics.compare_frameworks(
         [*_runs("torch", images_per_second=[90.0, 150.0, 110.0]), *slow]
     )
     assert shaky["faster"] is None
-    (once,) = analysis.compare_frameworks([*_runs("torch", images_per_second=[200.0]), *slow[:1]])
+    (once,) = statistics.compare_frameworks([*_runs("torch", images_per_second=[200.0]), *slow[:1]])
     assert once["faster"] is None  # one run says nothing of chance
 
 
@@ -90,7 +91,7 @@ def test_mcnemar_is_the_exact_binomial_test_on_what_only_one_read_wrong(
     first = _wrong(*both, *range(only_first))
     second = _wrong(*both, *range(50, 50 + only_second))
     runs = [*_runs("torch", test_errors=[first]), *_runs("numpy", test_errors=[second])]
-    (test,) = analysis.compare_frameworks(runs)[0]["mcnemar"]
+    (test,) = statistics.compare_frameworks(runs)[0]["mcnemar"]
     assert (test["only_first_wrong"], test["only_second_wrong"]) == (only_first, only_second)
     discordant = only_first + only_second
     expected = stats.binomtest(only_first, discordant).pvalue if discordant else 1.0
@@ -102,13 +103,15 @@ def test_accuracy_has_a_winner_only_when_test_and_interval_agree() -> None:
     few = [_wrong(*range(5))] * 3
     accuracy = {"test_accuracy": [0.99, 0.991, 0.992]}
     worse = _runs("numpy", test_errors=many, test_accuracy=[0.97, 0.971, 0.972])
-    (clear,) = analysis.compare_frameworks([*_runs("torch", test_errors=few, **accuracy), *worse])
+    (clear,) = statistics.compare_frameworks([*_runs("torch", test_errors=few, **accuracy), *worse])
     assert clear["more_accurate"] == "torch"
     alike = _runs("torch", test_errors=many, **accuracy)
-    (same_errors,) = analysis.compare_frameworks([*alike, *worse])
+    (same_errors,) = statistics.compare_frameworks([*alike, *worse])
     assert same_errors["more_accurate"] is None
     swinging = {"test_accuracy": [0.99, 0.96, 0.97]}
-    (overlap,) = analysis.compare_frameworks([*_runs("torch", test_errors=few, **swinging), *worse])
+    (overlap,) = statistics.compare_frameworks(
+        [*_runs("torch", test_errors=few, **swinging), *worse]
+    )
     assert overlap["more_accurate"] is None
 
 
@@ -118,7 +121,7 @@ def test_architectures_are_compared_within_a_framework_only() -> None:
         *_runs("torch", "mlp", test_accuracy=[0.98], train_seconds=[3.0]),
         *_runs("numpy", "cnn", test_accuracy=[0.99]),
     ]
-    (row,) = analysis.compare_architectures(runs)
+    (row,) = statistics.compare_architectures(runs)
     assert row["framework"] == "torch"
     assert row["accuracy_points"]["mean"] == pytest.approx(1.0)
     assert row["seconds_ratio"]["ratio"] == pytest.approx(20.0)
@@ -127,7 +130,7 @@ def test_architectures_are_compared_within_a_framework_only() -> None:
 
 def test_runs_without_a_partner_of_the_same_seed_are_left_out() -> None:
     alone = [replace(make_record("numpy", "cnn", seed=7))]
-    assert analysis.compare_frameworks([make_record("torch", "cnn", seed=0), *alone]) == []
+    assert statistics.compare_frameworks([make_record("torch", "cnn", seed=0), *alone]) == []
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:

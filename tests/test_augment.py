@@ -9,7 +9,7 @@ import numpy as np
 from conftest import Outcome
 from idx_files import mnist as digits
 
-from mnist_cli.augment import augment
+from mnist_cli.training.augmentation import augment
 
 
 def test_the_same_seed_bends_pictures_alike_and_each_in_its_own_way() -> None:

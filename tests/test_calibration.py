@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnist_cli import checkpoint, evaluation, training, worker
-from mnist_cli.architectures import Array
-from mnist_cli.calibration import calibrate, draw, judge
+from mnist_cli.arrays import Array
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.data.dataset import load_dataset
 from mnist_cli.prediction import CALIBRATION, Prediction, Reader
+from mnist_cli.runners import process
+from mnist_cli.runners.base import TrainJob
+from mnist_cli.training import checkpoint, evaluation, loop
+from mnist_cli.training.calibration import calibrate, draw, judge
 
 
 def _answers(count: int = 4000) -> tuple[Array, Array]:
@@ -67,16 +69,16 @@ def test_digits_are_drawn_by_seed_and_blank_ones_left_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> worker.TrainJob:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
     """A small network of the default recipe, trained on MNIST."""
     path = tmp_path_factory.mktemp("models") / "mlp.safetensors"
-    job = worker.TrainJob("numpy", ModelSpec("mlp"), TrainConfig(), threads=1, checkpoint=str(path))
-    worker.run(job, lambda _: None)
+    job = TrainJob("numpy", ModelSpec("mlp"), TrainConfig(), threads=1, checkpoint=str(path))
+    process.run(job, lambda _: None)
     return job
 
 
 def test_a_trained_model_is_sure_of_most_test_digits_and_then_right(
-    trained: worker.TrainJob,
+    trained: TrainJob,
 ) -> None:
     assert trained.config.label_smoothing > 0  # which keeps probabilities down
     reader = Reader(_path(trained))
@@ -92,13 +94,13 @@ def test_a_trained_model_is_sure_of_most_test_digits_and_then_right(
 
 
 def test_a_finished_model_without_limits_has_the_packages_until_it_is_resumed(
-    trained: worker.TrainJob, tmp_path: Path
+    trained: TrainJob, tmp_path: Path
 ) -> None:
     model = checkpoint.load(_path(trained))
     old = tmp_path / "old.safetensors"
     checkpoint.save(old, replace(model, calibration=None))
     assert Reader(old).calibration == CALIBRATION
-    worker.run(replace(trained, checkpoint=str(old), resume=True), lambda _: None)
+    process.run(replace(trained, checkpoint=str(old), resume=True), lambda _: None)
     assert Reader(old).calibration == model.calibration != CALIBRATION
 
 
@@ -109,12 +111,12 @@ def test_a_training_stopped_while_it_calibrates_has_left_its_model(tmp_path: Pat
 
     path = tmp_path / "mlp.safetensors"
     config = TrainConfig(epochs=1, batch_size=500)
-    job = worker.TrainJob("numpy", ModelSpec("mlp"), config, threads=1, checkpoint=str(path))
+    job = TrainJob("numpy", ModelSpec("mlp"), config, threads=1, checkpoint=str(path))
     with pytest.raises(KeyboardInterrupt):
-        worker.run(job, stop)
-    assert training.is_finished(checkpoint.load(path))
+        process.run(job, stop)
+    assert loop.is_finished(checkpoint.load(path))
 
 
-def _path(job: worker.TrainJob) -> Path:
+def _path(job: TrainJob) -> Path:
     assert job.checkpoint is not None
     return Path(job.checkpoint)

@@ -17,10 +17,10 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from mnist_cli import charts
 from mnist_cli.errors import OutputError, UsageError
-from mnist_cli.preprocess.segmentation import Box
+from mnist_cli.pictures.segmentation import Box
 from mnist_cli.records import EpochRecord, RunRecord, time_to_accuracy
+from mnist_cli.reporting import charts
 
 ENVIRONMENT = {
     "cpu": "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz",
@@ -591,7 +591,9 @@ def test_a_drawing_that_fails_keeps_the_chart_that_was_there(
 
 
 def test_importing_charts_imports_neither_matplotlib_nor_scipy() -> None:
-    code = "import sys, mnist_cli.charts; print({'matplotlib', 'scipy'} & set(sys.modules))"
+    code = (
+        "import sys, mnist_cli.reporting.charts; print({'matplotlib', 'scipy'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

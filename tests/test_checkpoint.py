@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mnist_cli import checkpoint, recipe
-from mnist_cli.checkpoint import Calibration, Checkpoint
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, OutputError
 from mnist_cli.records import EpochRecord
+from mnist_cli.training import checkpoint, recipe
+from mnist_cli.training.checkpoint import Calibration, Checkpoint
 
 ROW = EpochRecord(
     epoch=1,

@@ -16,8 +16,8 @@ from conftest import Outcome
 from PIL import Image
 from rich.console import Console
 
-from mnist_cli import console
 from mnist_cli.records import RunRecord
+from mnist_cli.reporting import console
 
 Mnist = Callable[..., Outcome]
 
@@ -351,8 +351,8 @@ def test_numpy_refuses_mixed_precision_in_one_line(mnist: Mnist, tmp_path: Path)
 def test_help_and_info_load_nothing_heavy(command: str, said: str, more: set[str]) -> None:
     script = (
         f"import sys; sys.argv = ['mnist', '{command}']\n"
-        "from mnist_cli import cli\n"
-        "try: cli.main()\n"
+        "from mnist_cli.cli import app\n"
+        "try: app.main()\n"
         "finally: print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
     done = subprocess.run(

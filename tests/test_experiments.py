@@ -20,10 +20,13 @@ import pytest
 from conftest import Outcome
 from filelock import FileLock
 
-from mnist_cli import experiments, reports
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import RecordError
-from mnist_cli.worker import TrainJob
+from mnist_cli.experiments import run as experiment_run
+from mnist_cli.experiments.document import load_document
+from mnist_cli.experiments.plan import plan_jobs
+from mnist_cli.reporting import reports
+from mnist_cli.runners.process import TrainJob
 
 Mnist = Callable[..., Outcome]
 SCHEMAS = json.loads(Path(__file__).with_name("schemas.json").read_text())
@@ -50,7 +53,7 @@ def quick(small_data: Path, tmp_path: Path) -> list[str]:
 
 def test_rounds_are_reversed_in_turn_and_runs_differ_in_seed_only() -> None:
     template = TrainJob("numpy", ModelSpec("mlp"), TrainConfig(seed=5), 2, checkpoint="models")
-    jobs = experiments.plan(template, frameworks=["numpy", "torch"], archs=["cnn", "mlp"], runs=3)
+    jobs = plan_jobs(template, frameworks=["numpy", "torch"], archs=["cnn", "mlp"], runs=3)
     cells = [(job.framework, job.spec.arch) for job in jobs]
     assert cells[:4] == [("numpy", "cnn"), ("torch", "cnn"), ("numpy", "mlp"), ("torch", "mlp")]
     assert cells[4:8] == cells[3::-1]
@@ -66,7 +69,7 @@ def test_rounds_are_reversed_in_turn_and_runs_differ_in_seed_only() -> None:
 )
 def test_the_learning_rate_follows_the_batch_size(scaling: str, rates: list[float]) -> None:
     template = TrainJob("numpy", ModelSpec("mlp"), TrainConfig(learning_rate=0.1), 2)
-    jobs = experiments.plan(
+    jobs = plan_jobs(
         template,
         frameworks=["numpy"],
         archs=["mlp"],
@@ -303,7 +306,7 @@ def test_records_that_cannot_be_read_are_named_and_kept_aside(
     kept = path.with_name("comparison_results.kept-1.json")
     assert str(kept) in outcome.stderr
     assert kept.read_text() == content
-    assert len(experiments.load(path)["runs"]) == 1
+    assert len(load_document(path)["runs"]) == 1
 
 
 def test_an_unfinished_comparison_leaves_the_last_whole_one_in_place(
@@ -334,7 +337,7 @@ def test_a_second_comparison_in_the_same_folder_says_so_and_stops(
 def test_a_full_disk_ends_in_one_line_and_keeps_the_runs_before(
     mnist: Mnist, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = experiments.write_json
+    written = experiment_run.write_json
     calls = []
 
     def fill_up(path: Path, document: Any) -> None:
@@ -345,7 +348,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_runs_before(
             monkeypatch.setattr(records.json, "dumps", _no_space)
         written(path, document)
 
-    monkeypatch.setattr(experiments, "write_json", fill_up)
+    monkeypatch.setattr(experiment_run, "write_json", fill_up)
     outcome = mnist("compare", *quick)
     assert outcome.exit_code == 1
     assert "No space left on device" in outcome.stderr.splitlines()[-1]
@@ -385,7 +388,7 @@ def test_a_sweep_writes_its_document_and_chart(
     outcome = mnist("sweep-batch", "--batch-sizes", "40,20", "--arch", "mlp", *quick)
     assert outcome.exit_code == 0, outcome.stderr
     assert "batch" in outcome.stdout
-    document = experiments.load(tmp_path / "results" / "batch_size_comparison.json")
+    document = load_document(tmp_path / "results" / "batch_size_comparison.json")
     assert [row["batch_size"] for row in document["summary"]] == [20, 40]
     assert (tmp_path / "results" / "batch_size_comparison.png").exists()
 
@@ -423,7 +426,7 @@ def test_report_speaks_markdown_csv_and_json(mnist: Mnist, reported: Path) -> No
 
     assert "| fake | cnn |" in say("markdown")
     assert "at batch 64, in proportion to the square root of batch size, " in say("markdown")
-    document = experiments.load(reported / "batch_size_comparison.json")
+    document = load_document(reported / "batch_size_comparison.json")
     document["settings"]["limit"] = 2000
     assert "(at most 2,000 training images)" in reports.caption(document)
     comparison, sweep = say("csv").split("\n\n")
@@ -467,7 +470,7 @@ def test_report_names_damaged_records_and_leaves_them_alone(mnist: Mnist, tmp_pa
     assert str(path) in outcome.stderr
     assert path.read_text() == "{"
     with pytest.raises(RecordError):
-        experiments.load(path)
+        load_document(path)
 
 
 @pytest.mark.slow
@@ -487,8 +490,8 @@ def test_frameworks_end_a_whole_epoch_of_mnist_with_the_same_accuracy(
 def test_the_parent_of_a_comparison_is_small_and_loads_no_framework(quick: list[str]) -> None:
     script = (
         "import sys; sys.argv = ['mnist', *sys.argv[1:]]\n"
-        "from mnist_cli import cli\n"
-        "try: cli.main()\n"
+        "from mnist_cli.cli import app\n"
+        "try: app.main()\n"
         "finally:\n"
         "    heavy = {'torch', 'tensorflow', 'keras', 'torchvision', 'sklearn', 'pandas'}\n"
         "    print(heavy & set(sys.modules))\n"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from mnist_cli.architectures import initial_weights
 from mnist_cli.config import ModelSpec
+from mnist_cli.networks.spec import initial_weights
 from mnist_cli.scratch.layers import PLACES, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
 from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, shares_of_targets
 from mnist_cli.scratch.mlp import strips_for

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from mnist_cli.architectures import Array
+from mnist_cli.arrays import Array
 from mnist_cli.data.dataset import Dataset, load_dataset
 from mnist_cli.errors import PictureError
-from mnist_cli.preprocess import prepare
-from mnist_cli.preprocess.ink import NO_DIGIT
-from mnist_cli.preprocess.opening import MAX_PIXELS, Source
+from mnist_cli.pictures.ink import NO_DIGIT
+from mnist_cli.pictures.normalise import prepare
+from mnist_cli.pictures.opening import MAX_PIXELS, Source
 
 
 @pytest.fixture(scope="module")

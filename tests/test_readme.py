@@ -13,11 +13,14 @@ import pytest
 import typer.main
 from rich.console import Console
 
-from mnist_cli import cli, console, experiments, reports
+from mnist_cli.cli import app
+from mnist_cli.experiments.document import load_document, records_of
+from mnist_cli.experiments.plan import COMPARISON, SWEEP
+from mnist_cli.reporting import console, reports
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+COMMANDS = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -56,7 +59,7 @@ def committed(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
         if shown.returncode:
             pytest.skip("not in a git checkout")
         (tmp_path / "document.json").write_bytes(shown.stdout)
-        return experiments.load(tmp_path / "document.json")
+        return load_document(tmp_path / "document.json")
 
     return document
 
@@ -64,7 +67,7 @@ def committed(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
 def test_the_readme_shows_the_committed_records(
     committed: Callable[[str], dict[str, Any]],
 ) -> None:
-    document = committed(experiments.COMPARISON)
+    document = committed(COMPARISON)
     block = re.search(r"a test compares them\. -->\n(.*)<!-- end of the report -->", README, re.S)
     assert block is not None
     assert block[1].strip() == reports.as_markdown(document).strip()
@@ -73,7 +76,7 @@ def test_the_readme_shows_the_committed_records(
 def test_the_committed_records_are_a_full_comparison_and_sweep(
     committed: Callable[[str], dict[str, Any]],
 ) -> None:
-    comparison = committed(experiments.COMPARISON)
+    comparison = committed(COMPARISON)
     assert [row["n"] for row in comparison["summary"]] == [3] * 6
     assert comparison["failures"] == []
     assert comparison["settings"]["limit"] is None
@@ -81,7 +84,7 @@ def test_the_committed_records_are_a_full_comparison_and_sweep(
         rows = [row for row in comparison["summary"] if row["arch"] == arch]
         assert all(row["test_accuracy"]["mean"] >= least for row in rows)
     by_seed: dict[tuple[str, int], list[float]] = {}
-    for run in experiments.records(comparison):
+    for run in records_of(comparison):
         accuracy = run.history[-1].validation_accuracy
         by_seed.setdefault((run.arch, run.seed), []).append(accuracy)
         overhead = run.wall_seconds - run.train_seconds - run.evaluate_seconds - run.import_seconds
@@ -91,7 +94,7 @@ def test_the_committed_records_are_a_full_comparison_and_sweep(
     for accuracies in by_seed.values():
         assert len(accuracies) == 3
         assert max(accuracies) - min(accuracies) <= 0.003
-    sweep = committed(experiments.SWEEP)
+    sweep = committed(SWEEP)
     assert {row["batch_size"] for row in sweep["summary"]} == {16, 32, 64, 128, 256, 512}
     assert sweep["failures"] == []
 
@@ -101,7 +104,7 @@ def test_the_committed_comparison_stands_in_80_columns_uncut_and_a_line_each(
 ) -> None:
     screen = Console(width=80)
     with screen.capture() as shown:
-        screen.print(console.experiment_table(committed(experiments.COMPARISON)))
+        screen.print(console.experiment_table(committed(COMPARISON)))
     assert "…" not in shown.get()
     rows = re.findall(r"^ *(?:numpy|tensorflow|torch) +(?:cnn|mlp) .*\d$", shown.get(), re.M)
     assert len(rows) == 6

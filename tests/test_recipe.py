@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mnist_cli import recipe
-from mnist_cli.architectures import initial_weights, parameter_count, parameter_shapes
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import UsageError
+from mnist_cli.networks.spec import initial_weights, parameter_count, parameter_shapes
+from mnist_cli.training import recipe
 
 CNN, MLP = ModelSpec("cnn"), ModelSpec("mlp")
 

@@ -17,16 +17,16 @@ import pytest
 from mnist_cli.adapters import numpy_adapter
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
 from mnist_cli.adapters.numpy_adapter import adapter, has_small_kernels
-from mnist_cli.architectures import parameter_count, parameter_shapes
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
-from mnist_cli.recipe import starting_weights
+from mnist_cli.networks.spec import parameter_count, parameter_shapes
 from mnist_cli.scratch import mlp
 from mnist_cli.scratch.crew import Crew, can_fork, shared_array
 from mnist_cli.scratch.layers import PLACES, Conv, Sigmoid
 from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient
 from mnist_cli.scratch.network import Network
 from mnist_cli.scratch.optimizer import nesterov_step, step_matrices
+from mnist_cli.training.recipe import starting_weights
 
 CNN, MLP = ModelSpec("cnn"), ModelSpec("mlp")
 SPECS = [CNN, MLP, ModelSpec("mlp", "sigmoid")]

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from mnist_cli import checkpoint, worker
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import (
     CheckpointError,
@@ -23,11 +22,14 @@ from mnist_cli.errors import (
     UsageError,
 )
 from mnist_cli.records import EpochRecord
+from mnist_cli.runners import process, tasks
+from mnist_cli.runners.base import TrainJob
+from mnist_cli.training import checkpoint
 
 TIMES = ("train_seconds", "images_per_second")
 
 
-def _job(data: Path, folder: Path, **changes: Any) -> worker.TrainJob:
+def _job(data: Path, folder: Path, **changes: Any) -> TrainJob:
     settings = {"epochs": 3, "batch_size": 20} | changes.pop("config", {})
     values = {
         "framework": "fake",
@@ -37,12 +39,12 @@ def _job(data: Path, folder: Path, **changes: Any) -> worker.TrainJob:
         "dataset": str(data),
         "checkpoint": str(folder / "model.safetensors"),
     }
-    return worker.TrainJob(**(values | changes))
+    return TrainJob(**(values | changes))
 
 
-def _train(job: worker.TrainJob) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _train(job: TrainJob) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
-    return worker.run(job, events.append), events
+    return process.run(job, events.append), events
 
 
 def _without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ def test_warming_up_leaves_no_trace_in_the_weights(small_data: Path, tmp_path: P
     assert record["warmup_seconds"] > 0
     # The fake adds up learning rates in fc2.weight and images in its velocity: had the warm-up
     # stayed in, both would be larger.
-    from mnist_cli import recipe
+    from mnist_cli.training import recipe
 
     config = TrainConfig(epochs=1, batch_size=20)
     start = recipe.starting_weights(ModelSpec("mlp"), 0)["fc2.weight"]
@@ -112,7 +114,7 @@ def test_throughput_counts_the_images_of_an_epoch_cut_short() -> None:
     # 1,000 images in 1 second, then 100 of the next epoch in 0.5 seconds.
     whole = EpochRecord(1, 2.0, 2.0, 0.5, 2.0, 0.5, train_seconds=1.0, images_per_second=1000.0)
     part = replace(whole, epoch=2, train_seconds=1.5, images_per_second=200.0)
-    assert worker._throughput([whole, part]) == pytest.approx(1100 / 1.5)
+    assert tasks._throughput([whole, part]) == pytest.approx(1100 / 1.5)
 
 
 def test_a_target_out_of_reach_leaves_the_training_whole(small_data: Path, tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ def test_a_resumed_run_ends_with_the_history_of_an_unbroken_one(
     monkeypatch.setenv("FAKE_FRAMEWORK", f"{how} 2")
     events: list[dict[str, Any]] = []
     with pytest.raises(FrameworkError):
-        worker.run(broken, events.append)
+        process.run(broken, events.append)
     assert "to resume: training anew." in _note(events)
     unfinished = checkpoint.load(tmp_path / "broken" / "model.safetensors")
     assert len(unfinished.history) == 1
@@ -223,10 +225,11 @@ def test_an_error_in_the_process_arrives_as_itself(tmp_path: Path) -> None:
 
 def test_no_process_outlives_a_killed_parent(small_data: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; from mnist_cli import worker; from mnist_cli.config import *\n"
+        "import sys; from mnist_cli.runners import process, tasks; from mnist_cli.config import *\n"
+        "from mnist_cli.runners.base import TrainJob\n"
         "config = TrainConfig(batch_size=20)\n"
-        "job = worker.TrainJob('fake', ModelSpec('mlp'), config, 1, sys.argv[1])\n"
-        "worker.run(job, lambda event: print(event, flush=True))\n"
+        "job = TrainJob('fake', ModelSpec('mlp'), config, 1, sys.argv[1])\n"
+        "process.run(job, lambda event: print(event, flush=True))\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script, str(small_data)],
@@ -265,10 +268,11 @@ def test_numpy_gives_the_same_history_to_the_bit_and_loads_no_framework(
     small_data: Path, tmp_path: Path, arch: str
 ) -> None:
     script = (
-        "import sys; from mnist_cli import worker; from mnist_cli.config import *\n"
+        "import sys; from mnist_cli.runners import process, tasks; from mnist_cli.config import *\n"
+        "from mnist_cli.runners.base import TrainJob\n"
         "spec, config = ModelSpec(sys.argv[2]), TrainConfig(epochs=2)\n"
-        "job = worker.TrainJob('numpy', spec, config, 2, sys.argv[1])\n"
-        "record = worker._train(job, lambda event: None)\n"
+        "job = TrainJob('numpy', spec, config, 2, sys.argv[1])\n"
+        "record = tasks.train(job, lambda event: None)\n"
         "loaded = {'torch', 'tensorflow', 'keras', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
         "for row in record['history']:\n"

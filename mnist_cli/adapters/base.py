@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from mnist_cli.architectures import Array, Weights
+from mnist_cli.arrays import Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 
 # Losses leave a framework in chunks of this many steps: often enough for a live display, seldom

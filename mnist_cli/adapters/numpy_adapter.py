@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
-from mnist_cli.architectures import Array, Weights
+from mnist_cli.arrays import Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.scratch.network import Network

@@ -11,22 +11,19 @@ import numpy as np
 import tensorflow as tf
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
-from mnist_cli.architectures import (
-    CLASSES,
-    IMAGE_SIZE,
+from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
+from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import FrameworkError
+from mnist_cli.networks.spec import (
     Activation,
-    Array,
     Conv,
     Dense,
     Flatten,
     Layer,
     MaxPool,
-    Weights,
     layers,
     parameter_layers,
 )
-from mnist_cli.config import ModelSpec, TrainConfig
-from mnist_cli.errors import FrameworkError
 
 _PREDICT_BATCH = 250  # more takes memory, and saves little time
 # On a CPU a batch is trained on in parts, one to a thread, which meet once a step and not at every

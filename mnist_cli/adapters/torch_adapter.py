@@ -13,19 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
-from mnist_cli.architectures import (
-    Activation,
-    Array,
-    Conv,
-    Dense,
-    Flatten,
-    Layer,
-    MaxPool,
-    Weights,
-    layers,
-)
+from mnist_cli.arrays import Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
+from mnist_cli.networks.spec import Activation, Conv, Dense, Flatten, Layer, MaxPool, layers
 
 _PREDICT_BATCH = 250  # more takes memory, in PyTorch also time
 

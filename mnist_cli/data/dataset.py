@@ -24,9 +24,9 @@ from typing import IO, TypeAlias
 
 import numpy as np
 
-from mnist_cli.architectures import CLASSES, IMAGE_SIZE, Array
+from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array
 from mnist_cli.errors import DataError, UsageError
-from mnist_cli.recipe import stream
+from mnist_cli.randomness import stream
 
 DATASETS = ("fashion-mnist", "kmnist", "mnist")
 VALIDATION_ONE_IN = 12  # 5,000 of MNIST's 60,000

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from mnist_cli.architectures import Array
+from mnist_cli.arrays import Array
 from mnist_cli.scratch.layers import Weighted, pieces, sum_rows, zeros
 
 # Winograd's F(2x2, 3x3) (Lavin and Gray, 2016, arXiv:1509.09308): four outputs of a 3x3

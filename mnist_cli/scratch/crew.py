@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from mnist_cli.architectures import Array
+from mnist_cli.arrays import Array
 from mnist_cli.errors import FrameworkError
 
 # How often to look before sleeping: about half a millisecond, several times what members that have

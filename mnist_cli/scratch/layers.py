@@ -24,7 +24,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike
 
-from mnist_cli.architectures import Array
+from mnist_cli.arrays import Array
 
 # Images (N, H, W, C) sorted by the place, (row, column), of a pixel in its 2x2 pooling window: four
 # arrays (N, H/2, W/2, C), in reading order.

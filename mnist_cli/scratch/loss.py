@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from mnist_cli.architectures import CLASSES, Array
+from mnist_cli.arrays import CLASSES, Array
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:

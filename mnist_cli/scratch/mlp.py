@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from mnist_cli.architectures import CLASSES, Array
+from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.scratch.layers import Buffers, Relu, Sigmoid, ones
 
 _Passes: TypeAlias = tuple[Callable[[Array], Array], Callable[[Array], None]]

@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from mnist_cli import architectures
-from mnist_cli.architectures import CLASSES, Array, Weights
+from mnist_cli.arrays import CLASSES, Array, Weights
 from mnist_cli.config import ModelSpec
+from mnist_cli.networks import spec as networks
 from mnist_cli.scratch.blocks import DirectBlock, Pixels, SplitDense, WinogradBlock
 from mnist_cli.scratch.crew import Crew, can_fork, shared_array
 from mnist_cli.scratch.layers import (
@@ -151,8 +151,8 @@ class Parameters:
 def _flattened_channels(spec: ModelSpec) -> Iterator[tuple[str, int]]:
     """Yield for each dense weight how many channels its inputs were flattened from."""
     channels = 1
-    for layer in architectures.parameter_layers(spec):
-        if isinstance(layer, architectures.Conv):
+    for layer in networks.parameter_layers(spec):
+        if isinstance(layer, networks.Conv):
             channels = layer.out_channels
         else:
             yield f"{layer.name}.weight", channels
@@ -349,7 +349,7 @@ class Network:
     ) -> None:
         self._dtype = np.dtype(dtype)
         self._max_chunk = MAX_CHUNK[spec.arch]
-        shapes = architectures.parameter_shapes(spec)
+        shapes = networks.parameter_shapes(spec)
         parts, self._replicas = 1, 1
         is_row = spec.arch == "cnn" or plain
         if is_row:  # a plain MLP too: its layers know of no part without a bias
@@ -571,17 +571,17 @@ def _layers(
 ) -> Iterator[Layer]:
     """Yield the layers of ``spec``, working with the given weights, in the order to compute."""
 
-    def arrays(layer: architectures.Conv | architectures.Dense) -> tuple[Array, ...]:
+    def arrays(layer: networks.Conv | networks.Dense) -> tuple[Array, ...]:
         names = f"{layer.name}.weight", f"{layer.name}.bias"
         return tuple(parameters[name] for parameters in (weights, gradients) for name in names)
 
-    plan = list(architectures.layers(spec))
-    pool, relu = architectures.MaxPool(), architectures.Activation("relu")
+    plan = list(networks.layers(spec))
+    pool, relu = networks.MaxPool(), networks.Activation("relu")
     blocks = 0
     while plan:
         layer = plan.pop(0)
         match layer:
-            case architectures.Conv():
+            case networks.Conv():
                 if [plan.pop(0), plan.pop(0)] != [pool, relu]:
                     raise NotImplementedError("a convolution without pool and ReLU behind it")
                 if plain:
@@ -591,13 +591,13 @@ def _layers(
                 else:
                     yield (WinogradBlock if blocks else DirectBlock)(*arrays(layer))
                 blocks += 1
-            case architectures.Dense():
+            case networks.Dense():
                 is_large = layer.name == "fc1"
                 dense = SplitDense if is_large and not plain else Dense
                 yield dense(*arrays(layer), needs_input_gradient=blocks > 0 or not is_large)
-            case architectures.Flatten():
+            case networks.Flatten():
                 yield Flatten() if plain else Pixels()
-            case architectures.Activation():
+            case networks.Activation():
                 yield Relu() if layer.function == "relu" else Sigmoid()
 
 

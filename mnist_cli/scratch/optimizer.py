@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mnist_cli.architectures import Array
+from mnist_cli.arrays import Array
 
 
 def nesterov_step(

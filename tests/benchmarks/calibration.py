@@ -1,8 +1,8 @@
 """Work out when `mnist predict` calls a digit sure: ``python tests/benchmarks/calibration.py``.
 
-Prints the limits (see `mnist_cli.calibration`) of a model, by default the one in the package, from
-all of MNIST's validation digits, and what they do. A training works its model's own out from some
-of them.
+Prints the limits (see `mnist_cli.training.calibration`) of a model, by default the one in the
+package, from all of MNIST's validation digits, and what they do. A training works its model's own
+out from some of them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_cli.calibration import calibrate, draw, judge
 from mnist_cli.data.dataset import load_dataset, split
 from mnist_cli.prediction import PRETRAINED, Reader
+from mnist_cli.training.calibration import calibrate, draw, judge
 
 SEED = 0
 

@@ -15,9 +15,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from mnist_cli import charts, worker
 from mnist_cli.config import ARCHITECTURES, ModelSpec, TrainConfig
 from mnist_cli.records import RunRecord, write_json
+from mnist_cli.reporting import charts
+from mnist_cli.runners import process
+from mnist_cli.runners.base import TrainJob
 
 RESULTS = Path(__file__).parents[2] / "results"
 FRAMEWORKS = ("numpy", "tensorflow", "torch")
@@ -28,12 +30,12 @@ ROUNDS = 3
 LEAST_IMAGES = 4_000  # a run passes through: fewer take no time to speak of
 
 
-def points(cores: int) -> dict[str, list[worker.TrainJob]]:
+def points(cores: int) -> dict[str, list[TrainJob]]:
     """Return the jobs of each group; a group varies one number about the usual ones."""
-    groups: dict[str, list[worker.TrainJob]] = {"train_images": [], "batch_size": [], "threads": []}
+    groups: dict[str, list[TrainJob]] = {"train_images": [], "batch_size": [], "threads": []}
     for arch in ARCHITECTURES:
         for framework in FRAMEWORKS:
-            usual = worker.TrainJob(
+            usual = TrainJob(
                 framework=framework,
                 spec=ModelSpec(arch),
                 config=TrainConfig(epochs=1),
@@ -63,13 +65,13 @@ def main() -> None:
     if not parser.parse_args().redraw:
         groups = points(len(os.sched_getaffinity(0)))
         # The usual point is in every group.
-        runs: dict[worker.TrainJob, list[dict[str, object]]] = {
+        runs: dict[TrainJob, list[dict[str, object]]] = {
             job: [] for jobs in groups.values() for job in jobs
         }
         for number in range(ROUNDS):
             for job in list(runs)[:: -1 if number % 2 else 1]:
                 # Which test images were misread is most of a record, and not the question.
-                run = worker.run(job, lambda _: None) | {"test_errors": []}
+                run = process.run(job, lambda _: None) | {"test_errors": []}
                 runs[job].append(run)
                 label = (job.framework, job.spec.arch, job.limit, job.config.batch_size)
                 print(*label, job.threads, f"{run['images_per_second']:,.0f} images/s", flush=True)

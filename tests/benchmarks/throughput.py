@@ -58,8 +58,8 @@ Segment = Callable[[], None]
 
 def load() -> tuple[np.ndarray, np.ndarray]:
     """Return MNIST's training part, normalised, as every contender gets it."""
-    from mnist_cli import recipe
     from mnist_cli.data.dataset import load_dataset, split
+    from mnist_cli.training import recipe
 
     data = split(load_dataset(), seed=0)
     return recipe.normalize(data.train_images), data.train_labels
@@ -67,8 +67,9 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 
 def adapter_segment(framework: str, arch: str, threads: int) -> Segment:
     """Train as `mnist train` does."""
-    from mnist_cli import adapters, recipe
+    from mnist_cli import adapters
     from mnist_cli.config import ModelSpec, TrainConfig
+    from mnist_cli.training import recipe
 
     spec, config = ModelSpec(arch), TrainConfig(batch_size=BATCH_SIZE)
     images, labels = load()
@@ -231,12 +232,13 @@ def training_operations(arch: str) -> int:
     Two for each weight and each place it is used at, for each of three products: outputs, gradient
     in the weights, and, but for the first layer, gradient in the inputs.
     """
-    from mnist_cli import architectures
+    from mnist_cli.arrays import IMAGE_SIZE
     from mnist_cli.config import ModelSpec
+    from mnist_cli.networks import spec
 
-    places, operations = architectures.IMAGE_SIZE**2, 0
-    for index, layer in enumerate(architectures.parameter_layers(ModelSpec(arch))):
-        is_convolution = isinstance(layer, architectures.Conv)
+    places, operations = IMAGE_SIZE**2, 0
+    for index, layer in enumerate(spec.parameter_layers(ModelSpec(arch))):
+        is_convolution = isinstance(layer, spec.Conv)
         uses = math.prod(layer.weight_shape) * (places if is_convolution else 1)
         operations += 2 * uses * (3 if index else 2)
         places //= 4  # a pool follows each convolution
@@ -303,7 +305,7 @@ def plain_environment(threads: int) -> dict[str, str]:
 
 def start(contender: str, arch: str, threads: int) -> subprocess.Popen[str]:
     """Start a contender's process: a framework's in the environment that `mnist train` gives it."""
-    from mnist_cli.worker import process_environment
+    from mnist_cli.runners.process import process_environment
 
     # Those that share out their work themselves want no threads of BLAS's.
     is_ours = contender in (*FRAMEWORKS, PRODUCTS)

@@ -22,9 +22,10 @@ from typing import Any
 
 from throughput import BATCH_SIZE, plain_environment, torch_model, torchvision_loader
 
-from mnist_cli import worker
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.records import available_cores
+from mnist_cli.runners import process
+from mnist_cli.runners.base import TrainJob
 
 TARGET_ACCURACY = 0.99
 CHECKS_PER_EPOCH = 10
@@ -36,8 +37,8 @@ def loop_seconds(seed: int, threads: int) -> float:
     import torch
     from torch.nn import functional
 
-    from mnist_cli import evaluation, recipe
     from mnist_cli.data.dataset import load_dataset, split
+    from mnist_cli.training import evaluation, recipe
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -87,14 +88,14 @@ def loop(seed: int, threads: int) -> float:
 
 def mnist_train(framework: str, seed: int, threads: int) -> tuple[float, dict[str, Any]]:
     """Return the seconds that `mnist train` takes, infinite if it ends below, and its record."""
-    job = worker.TrainJob(
+    job = TrainJob(
         framework=framework,
         spec=ModelSpec("cnn"),
         config=TrainConfig(seed=seed, target_accuracy=TARGET_ACCURACY),
         threads=threads,
         device="cpu",
     )
-    record = worker.run(job, lambda _: None)
+    record = process.run(job, lambda _: None)
     return record["time_to_accuracy"][str(TARGET_ACCURACY)] or math.inf, record
 
 

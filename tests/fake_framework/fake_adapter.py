@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
-from mnist_cli.architectures import parameter_shapes
+from mnist_cli.networks.spec import parameter_shapes
 
 
 class FakeClassifier:

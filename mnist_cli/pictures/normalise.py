@@ -22,12 +22,12 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from mnist_cli import evaluation
-from mnist_cli.architectures import IMAGE_SIZE, Array
+from mnist_cli.arrays import IMAGE_SIZE, Array
 from mnist_cli.errors import PictureError
-from mnist_cli.preprocess.ink import NO_DIGIT, Ink, find_ink
-from mnist_cli.preprocess.opening import Source, open_picture
-from mnist_cli.preprocess.segmentation import Box, Piece, group, in_lines
+from mnist_cli.pictures.ink import NO_DIGIT, Ink, find_ink
+from mnist_cli.pictures.opening import Source, open_picture
+from mnist_cli.pictures.segmentation import Box, Piece, group, in_lines
+from mnist_cli.training import evaluation
 
 # What a fault of the preparation, not of the picture, may raise.
 DEFECTS = (ArithmeticError, IndexError, ValueError, cv2.error)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from mnist_cli.analysis import statistic
-from mnist_cli.architectures import CLASSES, Array
+from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.config import ARCHITECTURES
 from mnist_cli.errors import UsageError
+from mnist_cli.experiments.statistics import statistic
 from mnist_cli.records import RunRecord, replacing
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import ArrayLike
 
+    from mnist_cli.pictures.opening import Picture, Source
+    from mnist_cli.pictures.segmentation import Box
     from mnist_cli.prediction import Digit, Prediction
-    from mnist_cli.preprocess.opening import Picture, Source
-    from mnist_cli.preprocess.segmentation import Box
 
     Axis: TypeAlias = XAxis | YAxis
 
@@ -393,7 +393,7 @@ def reading_chart(
 
     readings: each picture's name, the picture itself, its answer. ``pictures`` were read in all.
     """
-    from mnist_cli.preprocess.opening import open_picture
+    from mnist_cli.pictures.opening import open_picture
 
     rows = [
         math.ceil(min(len(answer.digits), MOST_DIGITS) / DIGIT_COLUMNS) for *_, answer in readings

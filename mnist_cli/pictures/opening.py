@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mnist_cli.architectures import Array
+from mnist_cli.arrays import Array
 from mnist_cli.errors import PictureError
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from mnist_cli import evaluation
-from mnist_cli.architectures import Array
-from mnist_cli.checkpoint import Calibration
+from mnist_cli.arrays import Array
 from mnist_cli.errors import PictureError
-from mnist_cli.preprocess import DEFECTS, prepare
+from mnist_cli.pictures.normalise import DEFECTS, prepare
+from mnist_cli.training import evaluation
+from mnist_cli.training.checkpoint import Calibration
 
 # Pixels of a page to one of a digit. Twice as many, and grain as in a photo, would take eight times
 # as long for nearly the same limits: for the package's model 96.5% of digits are sure either way.

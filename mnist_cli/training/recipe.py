@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from mnist_cli.architectures import Array, Weights, initial_weights
+from mnist_cli.arrays import Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import UsageError
+from mnist_cli.networks.spec import initial_weights
+from mnist_cli.randomness import stream
 
 # MNIST's own training mean and standard deviation on a 0-1 scale. A constant affine map: any
 # 28x28 dataset trains under it, and a checkpoint records it.
 PIXEL_MEAN = 0.1307
 PIXEL_STD = 0.3081
-
-_STREAMS = {"weights": 0, "split": 1, "order": 2, "warmup": 3, "augment": 4, "calibration": 5}
-
-
-def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """Return the generator for one ``purpose`` of a run: a key of `_STREAMS`."""
-    return np.random.default_rng((seed, _STREAMS[purpose], index))
 
 
 def normalize(images: Array, *, mean: float = PIXEL_MEAN, std: float = PIXEL_STD) -> Array:

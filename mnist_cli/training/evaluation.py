@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_cli.architectures import CLASSES, Array
+from mnist_cli.arrays import CLASSES, Array
 
 
 @dataclass(frozen=True)

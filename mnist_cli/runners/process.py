@@ -1,6 +1,6 @@
 """One run in a process of its own: a job goes in, events and one result come out.
 
-The parent (`run`) starts ``python -m mnist_cli.worker`` with thread counts already in its
+The parent (`run`) starts ``python -m mnist_cli.runners.process`` with thread counts already in its
 environment, since frameworks read them once, when imported. The job travels as a line of JSON on
 standard input, which then stays open: its end tells the child that the parent is gone. Events come
 back as lines of JSON on what was the child's standard output; anything a framework prints goes to
@@ -18,71 +18,17 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import IO, Any
 
 from mnist_cli import errors
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError, MnistError
-
-if TYPE_CHECKING:
-    from mnist_cli.architectures import Array
-    from mnist_cli.data.dataset import Dataset
-    from mnist_cli.records import EpochRecord
-
-OnEvent = Callable[[dict[str, Any]], None]
+from mnist_cli.runners import tasks
+from mnist_cli.runners.base import EvaluateJob, Job, OnEvent, PredictJob, TrainJob
 
 _GRACE_SECONDS = 10
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """A training: its result is a `records.RunRecord` as JSON."""
-
-    framework: str
-    spec: ModelSpec
-    config: TrainConfig
-    threads: int
-    dataset: str = "mnist"
-    limit: int | None = None
-    device: str = "auto"
-    checkpoint: str | None = None
-    resume: bool = False
-
-
-@dataclass(frozen=True)
-class EvaluateJob:
-    """A test of a saved model.
-
-    Its result is an `evaluation.Evaluation` as JSON, with the ``predictions`` and ``confidences``
-    of all test images besides.
-    """
-
-    framework: str
-    checkpoint: str
-    threads: int
-    dataset: str = "mnist"
-    device: str = "auto"
-
-
-@dataclass(frozen=True)
-class PredictJob:
-    """A reading of prepared digits, (N, 28, 28) uint8 in the .npy file ``images``.
-
-    Its result holds their ``logits``.
-    """
-
-    framework: str
-    checkpoint: str
-    threads: int
-    images: str
-    device: str = "auto"
-
-
-Job = TrainJob | EvaluateJob | PredictJob
 
 
 def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) -> dict[str, Any]:
@@ -95,7 +41,7 @@ def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) ->
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mnist_cli.worker"],
+            [sys.executable, "-m", "mnist_cli.runners.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -217,11 +163,11 @@ def main() -> None:
     try:
         match job:
             case TrainJob():
-                result = _train(job, emit)
+                result = tasks.train(job, emit)
             case EvaluateJob():
-                result = _evaluate(job)
+                result = tasks.evaluate(job)
             case PredictJob():
-                result = _predict(job)
+                result = tasks.predict(job)
         emit({"event": "result", "result": result})
     except MnistError as error:
         emit({"event": "error", "type": type(error).__name__, "message": str(error)})
@@ -251,146 +197,6 @@ def _read_job(line: str) -> Job:
             return kind(**values)
     spec, config = ModelSpec(**values.pop("spec")), TrainConfig(**values.pop("config"))
     return TrainJob(spec=spec, config=config, **values)
-
-
-def _train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
-    started = time.perf_counter()
-    from datetime import datetime, timezone
-    from pathlib import Path
-
-    from mnist_cli import adapters, architectures, evaluation, recipe, records, training
-    from mnist_cli.checkpoint import Checkpoint
-    from mnist_cli.data.dataset import fetch, load_dataset, split
-
-    def load() -> tuple[Dataset, training.TrainingData]:
-        dataset = load_dataset(job.dataset)
-        return dataset, training.prepare(
-            dataset, split(dataset, seed=job.config.seed, limit=job.limit)
-        )
-
-    emit({"event": "phase", "name": f"loading {job.dataset} and {job.framework}"})
-    fetch(job.dataset)  # here, where an interruption ends it
-    with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(load)
-        began = time.perf_counter()
-        adapter = adapters.load(job.framework)
-        import_seconds = time.perf_counter() - began
-        dataset, data = loading.result()
-    classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
-    environment = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        **records.describe_machine(),
-        "threads": job.threads,
-        **adapter.environment(),
-    }
-
-    path = Path(job.checkpoint) if job.checkpoint else None
-    start = Checkpoint(
-        spec=job.spec,
-        config=job.config,
-        framework=job.framework,
-        dataset=dataset.name,
-        dataset_sha256=dataset.sha256,
-        train_images=len(data.train.labels),
-        history=(),
-        weights=recipe.starting_weights(job.spec, job.config.seed),
-        versions=environment,
-    )
-    if job.resume and path is not None:
-        start = training.resumable(path, start)
-        if not start.history:
-            note = f"There is no {path} to resume: training anew."
-        elif training.is_finished(start):
-            note = "Nothing is left to train: the run is finished."
-        else:
-            note = f"Going on after epoch {len(start.history)} of {job.config.epochs}."
-        emit({"event": "note", "text": note})
-    emit({"event": "phase", "name": "warming up"})
-    fit = training.fit(classifier, data, start, path=path, emit=emit)
-
-    last = fit.history[-1]
-    record = records.RunRecord(
-        framework=job.framework,
-        arch=job.spec.arch,
-        activation=job.spec.activation,
-        parameters=architectures.parameter_count(job.spec),
-        dataset=dataset.name,
-        train_images=len(data.train.labels),
-        epochs=job.config.epochs,
-        batch_size=job.config.batch_size,
-        learning_rate=job.config.learning_rate,
-        label_smoothing=job.config.label_smoothing,
-        warmup_fraction=job.config.warmup_fraction,
-        decay_power=job.config.decay_power,
-        precision=job.config.precision,
-        augment=job.config.augment,
-        seed=job.config.seed,
-        history=fit.history,
-        test_accuracy=last.test_accuracy,
-        test_loss=last.test_loss,
-        test_errors=evaluation.errors(fit.test_logits, data.test.labels),
-        import_seconds=import_seconds,
-        warmup_seconds=fit.warmup_seconds,
-        train_seconds=last.train_seconds,
-        evaluate_seconds=fit.evaluate_seconds,
-        wall_seconds=time.perf_counter() - started,
-        images_per_second=_throughput(fit.history),
-        time_to_accuracy=records.time_to_accuracy(fit.history),
-        peak_rss_mib=records.peak_rss_mib(),
-        checkpoint=job.checkpoint,
-        environment=environment | {"data_sha256": dataset.sha256},
-    )
-    if path is not None:  # in no figure of the record: whatever they say is of the training
-        emit({"event": "phase", "name": "calibrating"})
-        training.calibrate(classifier, data, path)
-    return record.to_json()
-
-
-def _throughput(history: Sequence[EpochRecord]) -> float:
-    """Return the images of all epochs over their seconds; the last epoch may be a part of one."""
-    ends = [0.0, *(row.train_seconds for row in history)]
-    spans = zip(history, ends, ends[1:], strict=False)  # an epoch, its start, its end
-    return sum(row.images_per_second * (end - start) for row, start, end in spans) / ends[-1]
-
-
-def _evaluate(job: EvaluateJob) -> dict[str, Any]:
-    from mnist_cli import evaluation
-    from mnist_cli.data.dataset import load_dataset
-
-    dataset = load_dataset(job.dataset)
-    logits = _logits(job, dataset.test_images)
-    report = evaluation.report(
-        logits,
-        dataset.test_labels,
-        framework=job.framework,
-        checkpoint=job.checkpoint,
-        dataset=dataset.name,
-    )
-    return {
-        **report.to_json(),
-        "predictions": logits.argmax(axis=1).tolist(),
-        "confidences": evaluation.probabilities(logits).max(axis=1).tolist(),
-    }
-
-
-def _predict(job: PredictJob) -> dict[str, Any]:
-    import numpy as np
-
-    return {"logits": _logits(job, np.load(job.images)).tolist()}
-
-
-def _logits(job: EvaluateJob | PredictJob, images: Array) -> Array:
-    """Return the logits (N, 10) that the job's model has for images (N, 28, 28), uint8."""
-    from pathlib import Path
-
-    from mnist_cli import adapters, checkpoint, recipe
-
-    model = checkpoint.load(Path(job.checkpoint))
-    adapter = adapters.load(job.framework)
-    classifier = model.classifier(adapter, device=job.device, threads=job.threads)
-    return classifier.predict_logits(
-        recipe.normalize(images, mean=model.pixel_mean, std=model.pixel_std)
-    )
 
 
 if __name__ == "__main__":

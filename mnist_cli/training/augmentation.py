@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from mnist_cli.architectures import IMAGE_SIZE, Array
+from mnist_cli.arrays import IMAGE_SIZE, Array
 
 # Ranges that leave a digit readable: a rotation of much more turns some 6 into 9, some 1 into 7.
 ROTATION_DEGREES = 12.0

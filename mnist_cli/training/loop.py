@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from mnist_cli import checkpoint as checkpoints
-from mnist_cli import recipe
 from mnist_cli.adapters.base import STEPS_PER_CHUNK, Classifier
-from mnist_cli.architectures import CLASSES, Array
-from mnist_cli.checkpoint import Checkpoint
+from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.config import TrainConfig
 from mnist_cli.data.dataset import Dataset, Split
 from mnist_cli.errors import CheckpointError, DivergedError
-from mnist_cli.evaluation import accuracy, cross_entropy
+from mnist_cli.randomness import stream
 from mnist_cli.records import EpochRecord
+from mnist_cli.training import checkpoint as checkpoints
+from mnist_cli.training import recipe
+from mnist_cli.training.checkpoint import Checkpoint
+from mnist_cli.training.evaluation import accuracy, cross_entropy
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -196,9 +197,9 @@ def _epoch_images(data: TrainingData, config: TrainConfig, epoch: int) -> Array:
     """Return the normalised pictures of one epoch; bending them is outside the clock."""
     if not config.augment:
         return data.train.images
-    from mnist_cli.augment import augment  # brings OpenCV
+    from mnist_cli.training.augmentation import augment  # brings OpenCV
 
-    rng = recipe.stream(config.seed, "augment", epoch)
+    rng = stream(config.seed, "augment", epoch)
     return recipe.normalize(augment(data.train_pixels, rng))
 
 
@@ -210,12 +211,12 @@ def calibrate(classifier: Classifier, data: TrainingData, path: Path) -> None:
     model = checkpoints.load(path)
     if model.calibration is not None:
         return
-    from mnist_cli import calibration  # brings OpenCV
+    from mnist_cli.training import calibration  # brings OpenCV
 
     drawn, labels = calibration.draw(
         data.validation_pixels[:_CALIBRATION_IMAGES],
         data.validation.labels[:_CALIBRATION_IMAGES],
-        recipe.stream(model.config.seed, "calibration"),
+        stream(model.config.seed, "calibration"),
     )
     if len(labels) >= calibration.FEWEST_DIGITS:
         limits = calibration.calibrate(classifier.predict_logits(recipe.normalize(drawn)), labels)
@@ -267,7 +268,7 @@ def _warm_up(classifier: Classifier, data: TrainingData, start: Checkpoint) -> f
     began = time.perf_counter()
     config = start.config
     classifier.import_weights(start.weights)
-    rng = recipe.stream(config.seed, "warmup")
+    rng = stream(config.seed, "warmup")
     count = len(data.train.labels)
     steps = min(_WARMUP_STEPS, recipe.steps_per_epoch(config, count))
     for _ in classifier.train_epoch(

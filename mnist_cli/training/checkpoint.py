@@ -17,11 +17,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mnist_cli.architectures import Weights, require_weights
+from mnist_cli.arrays import Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, MnistError
-from mnist_cli.recipe import PIXEL_MEAN, PIXEL_STD
+from mnist_cli.networks.spec import require_weights
 from mnist_cli.records import EpochRecord, replacing
+from mnist_cli.training.recipe import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:
     from mnist_cli.adapters.base import Adapter, Classifier

@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mnist_cli import experiments
 from mnist_cli.errors import DataError, RecordError, UsageError
+from mnist_cli.experiments.document import load_document, records_of
+from mnist_cli.experiments.plan import COMPARISON, SWEEP
 from mnist_cli.records import RunRecord, replacing
 
 Document = Mapping[str, Any]
 
 _TITLES = {
-    experiments.COMPARISON: "Comparison of frameworks and networks",
-    experiments.SWEEP: "Comparison of batch sizes",
+    COMPARISON: "Comparison of frameworks and networks",
+    SWEEP: "Comparison of batch sizes",
 }
 _EXPLANATIONS = {
     "comparison_results.png": "Six views of one comparison. Loss and accuracy by epoch show "
@@ -47,7 +48,7 @@ def load_all(folder: Path) -> Mapping[str, Document]:
     Raises `RecordError` if there is none, nor a record of `mnist train`.
     """
     paths = {name: folder / f"{name}.json" for name in _TITLES}
-    documents = {name: experiments.load(path) for name, path in paths.items() if path.exists()}
+    documents = {name: load_document(path) for name, path in paths.items() if path.exists()}
     if not documents and not _training_paths(folder):
         raise RecordError(
             f"No records in {folder}. Make them with 'mnist compare', 'mnist sweep-batch' or "
@@ -58,14 +59,14 @@ def load_all(folder: Path) -> Mapping[str, Document]:
 
 def draw(name: str, document: Document, folder: Path) -> list[Path]:
     """Draw the charts of one document into ``folder`` and return their paths."""
-    from mnist_cli import charts
     from mnist_cli.data.dataset import load_dataset
+    from mnist_cli.reporting import charts
 
-    records = experiments.records(document)
+    records = records_of(document)
     if not records:
         return []
     chart = folder / f"{name}.png"
-    if name == experiments.SWEEP:
+    if name == SWEEP:
         charts.batch_size_chart(records, chart, failures=document["failures"])
         return [chart]
     charts.comparison_chart(records, chart, failures=document["failures"])
@@ -82,7 +83,7 @@ def draw(name: str, document: Document, folder: Path) -> list[Path]:
 
 def draw_all(documents: Mapping[str, Document], folder: Path) -> list[Path]:
     """Draw every chart whose records are in ``folder``, and the page; return their paths."""
-    from mnist_cli import charts
+    from mnist_cli.reporting import charts
 
     written = [path for name in documents for path in draw(name, documents[name], folder)]
     for path in _training_paths(folder):

@@ -26,9 +26,9 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from mnist_cli import reports
-from mnist_cli.architectures import IMAGE_SIZE, Array
+from mnist_cli.arrays import IMAGE_SIZE, Array
 from mnist_cli.records import RunRecord
+from mnist_cli.reporting import reports
 
 # How long a CNN's run takes against an MLP's, roughly: only the bar over all runs needs it.
 _RELATIVE_COST = {"cnn": 15, "mlp": 1}

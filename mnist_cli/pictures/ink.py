@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mnist_cli.architectures import Array
+from mnist_cli.arrays import Array
 from mnist_cli.errors import PictureError
-from mnist_cli.preprocess.opening import MIN_CONTRAST
+from mnist_cli.pictures.opening import MIN_CONTRAST
 
 NO_DIGIT = "no digit found"
 MIN_DIGIT_PIXELS = 5  # a digit of fewer pixels in height and width cannot be told from a speck

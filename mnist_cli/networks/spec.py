@@ -9,19 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec
 from mnist_cli.errors import CheckpointError
-
-CLASSES = 10
-IMAGE_SIZE = 28
-
-Array: TypeAlias = npt.NDArray[Any]
-Weights: TypeAlias = dict[str, Array]
 
 
 @dataclass(frozen=True)

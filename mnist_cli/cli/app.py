@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from mnist_cli.prediction import Prediction
-    from mnist_cli.worker import TrainJob
+    from mnist_cli.runners.base import TrainJob
 
 app = typer.Typer(
     name="mnist",
@@ -128,11 +128,13 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one network and save its model, record and chart."""
-    from mnist_cli import charts, console, worker
     from mnist_cli.records import RunRecord, require_writable, write_json
+    from mnist_cli.reporting import charts, console
+    from mnist_cli.runners import process
+    from mnist_cli.runners.base import TrainJob
 
     name = f"{_framework(framework)}-{arch}"
-    job = worker.TrainJob(
+    job = TrainJob(
         framework=framework,
         spec=ModelSpec(arch, activation),
         config=TrainConfig(
@@ -157,7 +159,7 @@ def train(
     require_writable(results_dir)
     with console.TrainingProgress([arch]) as progress:
         progress.start_run(f"{framework} {arch}")
-        result = worker.run(job, progress.on_event)
+        result = process.run(job, progress.on_event)
     record = RunRecord.from_json(result)
     record_path = results_dir / f"{name}_training.json"
     write_json(record_path, result)
@@ -188,16 +190,20 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Test a saved model, in any framework, and draw where it errs."""
-    from mnist_cli import adapters, charts, checkpoint, console, worker
+    from mnist_cli import adapters
     from mnist_cli.data.dataset import load_dataset
     from mnist_cli.records import require_writable
+    from mnist_cli.reporting import charts, console
+    from mnist_cli.runners import process
+    from mnist_cli.runners.base import EvaluateJob
+    from mnist_cli.training import checkpoint
 
     path = _model_path(model, results_dir)
     if framework is None:
         # A model may come from a framework that is not here: then NumPy reads it, as it can all.
         writer = checkpoint.load(path).framework
         framework = writer if writer in adapters.names() else "numpy"
-    job = worker.EvaluateJob(
+    job = EvaluateJob(
         framework=_framework(framework),
         checkpoint=str(path),
         threads=_threads(threads),
@@ -206,7 +212,7 @@ def evaluate(
     )
     require_writable(results_dir)
     with console.stderr().status(f"{job.framework} reads {path}"):
-        result = worker.run(job, lambda _: None)
+        result = process.run(job, lambda _: None)
         predictions, confidences = result.pop("predictions"), result.pop("confidences")
         confusion = results_dir / f"{path.stem}_confusion.png"
         samples = results_dir / f"{path.stem}_predictions.png"
@@ -244,10 +250,11 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Train both networks in every framework under equal conditions, and compare."""
-    from mnist_cli import experiments, worker
+    from mnist_cli.experiments import plan as plans
+    from mnist_cli.runners.base import TrainJob
 
     frameworks, archs = _cells(framework, arch)
-    template = worker.TrainJob(
+    template = TrainJob(
         framework=frameworks[0],
         spec=ModelSpec(archs[0]),
         config=TrainConfig(
@@ -266,7 +273,7 @@ def compare(
     )
     _run_experiment(
         template,
-        results_dir / f"{experiments.COMPARISON}.json",
+        results_dir / f"{plans.COMPARISON}.json",
         plan={"frameworks": frameworks, "archs": archs, "runs": runs},
         timeout=timeout,
         resume=resume,
@@ -299,10 +306,11 @@ def sweep_batch(
     as_json: AsJson = False,
 ) -> None:
     """Train at several batch sizes: what is fast, and what it costs in accuracy."""
-    from mnist_cli import experiments, worker
+    from mnist_cli.experiments import plan as plans
+    from mnist_cli.runners.base import TrainJob
 
     frameworks, archs = _cells(framework, arch)
-    require_choice("learning-rate scaling", lr_scaling, experiments.LR_SCALINGS)
+    require_choice("learning-rate scaling", lr_scaling, plans.LR_SCALINGS)
     try:
         sizes = sorted({int(size) for size in batch_sizes.split(",")})
     except ValueError:
@@ -310,7 +318,7 @@ def sweep_batch(
             f"batch sizes must be whole numbers with commas between, such as 32,64, "
             f"not '{batch_sizes}'."
         ) from None
-    template = worker.TrainJob(
+    template = TrainJob(
         framework=frameworks[0],
         spec=ModelSpec(archs[0]),
         config=TrainConfig(
@@ -323,7 +331,7 @@ def sweep_batch(
     )
     _run_experiment(
         template,
-        results_dir / f"{experiments.SWEEP}.json",
+        results_dir / f"{plans.SWEEP}.json",
         plan={
             "frameworks": frameworks,
             "archs": archs,
@@ -412,7 +420,7 @@ def predict(
         speed = f"{len(sources) / seconds:,.0f} a second"
         _say(f"{len(sources):,} pictures in {seconds:.1f} s, {speed}{note}")
     if save_plot is not None and plotted:
-        from mnist_cli import charts
+        from mnist_cli.reporting import charts
 
         charts.reading_chart(plotted, save_plot, pictures=len(sources) - unread)
         _say_written(save_plot)
@@ -429,8 +437,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Draw every chart and table again from the records, and write report.html."""
-    from mnist_cli import reports
     from mnist_cli.records import require_writable
+    from mnist_cli.reporting import reports
 
     require_choice("format", output_format, ("table", "markdown", "csv", "json"))
     documents = reports.load_all(results_dir)
@@ -452,9 +460,10 @@ def report(
 @app.command()
 def info(as_json: AsJson = False) -> None:
     """Show versions, devices, threads and data."""
-    from mnist_cli import adapters, console
+    from mnist_cli import adapters
     from mnist_cli.data.dataset import DATASETS
     from mnist_cli.records import describe_machine, version_of
+    from mnist_cli.reporting import console
 
     packages = ("numpy", "torch", "tensorflow", "keras", "scikit-learn", "matplotlib")
     document = {
@@ -598,7 +607,7 @@ class _PredictionPrinter:
         else:
             print("\n".join(_prediction_lines(name, answer)), flush=True)
         if self._show:
-            from mnist_cli import console
+            from mnist_cli.reporting import console
 
             images = [digit.image for digit in answer.digits]
             machine_readable = self._as_json or self._as_csv
@@ -630,7 +639,7 @@ def _reading_progress(count: int) -> AbstractContextManager[Callable[[], None]]:
     """Return a bar on standard error for more than a few pictures, if a person sees it."""
     if count <= _FEW_PICTURES or not sys.stderr.isatty():
         return nullcontext(lambda: None)
-    from mnist_cli import console
+    from mnist_cli.reporting import console
 
     return console.reading_progress(count)
 
@@ -665,14 +674,16 @@ def _run_experiment(
 
     ``plan`` holds the arguments of `experiments.plan`.
     """
-    from mnist_cli import console, experiments, reports
+    from mnist_cli.experiments import plan as plans
+    from mnist_cli.experiments.run import run_jobs
+    from mnist_cli.reporting import console, reports
 
     _require_range("runs", plan["runs"], 1, 1000)
     if timeout is not None and not 0 < timeout <= _LONGEST_TIMEOUT_SECONDS:
         raise UsageError(f"timeout must be from above 0 to 1000000 seconds, not {timeout:g}.")
-    jobs = experiments.plan(template, **plan)
+    jobs = plans.plan_jobs(template, **plan)
     with console.TrainingProgress([job.spec.arch for job in jobs]) as progress:
-        document = experiments.run(
+        document = run_jobs(
             jobs,
             path=path,
             settings=_settings(template, plan),
@@ -693,7 +704,7 @@ def _run_experiment(
 
 
 def _show_experiment(document: Mapping[str, Any]) -> None:
-    from mnist_cli import console, reports
+    from mnist_cli.reporting import console, reports
 
     out = console.stdout()
     out.print(console.experiment_table(document))

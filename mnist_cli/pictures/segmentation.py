@@ -9,8 +9,8 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from mnist_cli.architectures import Array
-from mnist_cli.preprocess.ink import LARGE_SIDE, Ink
+from mnist_cli.arrays import Array
+from mnist_cli.pictures.ink import LARGE_SIDE, Ink
 
 Box: TypeAlias = tuple[int, int, int, int]
 

@@ -1,0 +1,1 @@
+"""Plans of many runs, their execution, and statistics over their records."""

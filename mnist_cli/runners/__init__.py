@@ -1,0 +1,1 @@
+"""How a job is executed: in a process of its own."""

@@ -1,0 +1,162 @@
+"""What a worker does with a job: train, evaluate or predict.
+
+It runs in the worker's process, the only one that imports a framework.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from mnist_cli.runners.base import EvaluateJob, OnEvent, PredictJob, TrainJob
+
+if TYPE_CHECKING:
+    from mnist_cli.arrays import Array
+    from mnist_cli.data.dataset import Dataset
+    from mnist_cli.records import EpochRecord
+
+
+def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
+    """Train a network and return its `records.RunRecord` as JSON."""
+    started = time.perf_counter()
+    from datetime import datetime, timezone
+    from pathlib import Path
+
+    from mnist_cli import adapters, records
+    from mnist_cli.data.dataset import fetch, load_dataset, split
+    from mnist_cli.networks import spec
+    from mnist_cli.training import evaluation, loop, recipe
+    from mnist_cli.training.checkpoint import Checkpoint
+
+    def load() -> tuple[Dataset, loop.TrainingData]:
+        dataset = load_dataset(job.dataset)
+        return dataset, loop.prepare(dataset, split(dataset, seed=job.config.seed, limit=job.limit))
+
+    emit({"event": "phase", "name": f"loading {job.dataset} and {job.framework}"})
+    fetch(job.dataset)  # here, where an interruption ends it
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load)
+        began = time.perf_counter()
+        adapter = adapters.load(job.framework)
+        import_seconds = time.perf_counter() - began
+        dataset, data = loading.result()
+    classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
+    environment = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        **records.describe_machine(),
+        "threads": job.threads,
+        **adapter.environment(),
+    }
+
+    path = Path(job.checkpoint) if job.checkpoint else None
+    start = Checkpoint(
+        spec=job.spec,
+        config=job.config,
+        framework=job.framework,
+        dataset=dataset.name,
+        dataset_sha256=dataset.sha256,
+        train_images=len(data.train.labels),
+        history=(),
+        weights=recipe.starting_weights(job.spec, job.config.seed),
+        versions=environment,
+    )
+    if job.resume and path is not None:
+        start = loop.resumable(path, start)
+        if not start.history:
+            note = f"There is no {path} to resume: training anew."
+        elif loop.is_finished(start):
+            note = "Nothing is left to train: the run is finished."
+        else:
+            note = f"Going on after epoch {len(start.history)} of {job.config.epochs}."
+        emit({"event": "note", "text": note})
+    emit({"event": "phase", "name": "warming up"})
+    fit = loop.fit(classifier, data, start, path=path, emit=emit)
+
+    last = fit.history[-1]
+    record = records.RunRecord(
+        framework=job.framework,
+        arch=job.spec.arch,
+        activation=job.spec.activation,
+        parameters=spec.parameter_count(job.spec),
+        dataset=dataset.name,
+        train_images=len(data.train.labels),
+        epochs=job.config.epochs,
+        batch_size=job.config.batch_size,
+        learning_rate=job.config.learning_rate,
+        label_smoothing=job.config.label_smoothing,
+        warmup_fraction=job.config.warmup_fraction,
+        decay_power=job.config.decay_power,
+        precision=job.config.precision,
+        augment=job.config.augment,
+        seed=job.config.seed,
+        history=fit.history,
+        test_accuracy=last.test_accuracy,
+        test_loss=last.test_loss,
+        test_errors=evaluation.errors(fit.test_logits, data.test.labels),
+        import_seconds=import_seconds,
+        warmup_seconds=fit.warmup_seconds,
+        train_seconds=last.train_seconds,
+        evaluate_seconds=fit.evaluate_seconds,
+        wall_seconds=time.perf_counter() - started,
+        images_per_second=_throughput(fit.history),
+        time_to_accuracy=records.time_to_accuracy(fit.history),
+        peak_rss_mib=records.peak_rss_mib(),
+        checkpoint=job.checkpoint,
+        environment=environment | {"data_sha256": dataset.sha256},
+    )
+    if path is not None:  # in no figure of the record: whatever they say is of the training
+        emit({"event": "phase", "name": "calibrating"})
+        loop.calibrate(classifier, data, path)
+    return record.to_json()
+
+
+def _throughput(history: Sequence[EpochRecord]) -> float:
+    """Return the images of all epochs over their seconds; the last epoch may be a part of one."""
+    ends = [0.0, *(row.train_seconds for row in history)]
+    spans = zip(history, ends, ends[1:], strict=False)  # an epoch, its start, its end
+    return sum(row.images_per_second * (end - start) for row, start, end in spans) / ends[-1]
+
+
+def evaluate(job: EvaluateJob) -> dict[str, Any]:
+    """Test a saved model and return what `EvaluateJob` says."""
+    from mnist_cli.data.dataset import load_dataset
+    from mnist_cli.training import evaluation
+
+    dataset = load_dataset(job.dataset)
+    logits = _logits(job, dataset.test_images)
+    report = evaluation.report(
+        logits,
+        dataset.test_labels,
+        framework=job.framework,
+        checkpoint=job.checkpoint,
+        dataset=dataset.name,
+    )
+    return {
+        **report.to_json(),
+        "predictions": logits.argmax(axis=1).tolist(),
+        "confidences": evaluation.probabilities(logits).max(axis=1).tolist(),
+    }
+
+
+def predict(job: PredictJob) -> dict[str, Any]:
+    """Return the logits of prepared digits as JSON."""
+    import numpy as np
+
+    return {"logits": _logits(job, np.load(job.images)).tolist()}
+
+
+def _logits(job: EvaluateJob | PredictJob, images: Array) -> Array:
+    """Return the logits (N, 10) that the job's model has for images (N, 28, 28), uint8."""
+    from pathlib import Path
+
+    from mnist_cli import adapters
+    from mnist_cli.training import checkpoint, recipe
+
+    model = checkpoint.load(Path(job.checkpoint))
+    adapter = adapters.load(job.framework)
+    classifier = model.classifier(adapter, device=job.device, threads=job.threads)
+    return classifier.predict_logits(
+        recipe.normalize(images, mean=model.pixel_mean, std=model.pixel_std)
+    )

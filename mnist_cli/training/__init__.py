@@ -1,0 +1,1 @@
+"""One run: the recipe, the epoch loop, evaluation, checkpoints, calibration."""
