@@ -29,7 +29,7 @@ from mnist_cli.reporting import reports
 from mnist_cli.runners.process import TrainJob
 
 Mnist = Callable[..., Outcome]
-SCHEMAS = json.loads(Path(__file__).with_name("schemas.json").read_text())
+SCHEMAS = json.loads(Path(__file__).parents[1].joinpath("schemas.json").read_text())
 # What differs from one measurement to the next; all else must be equal.
 MEASURED = re.compile(r"seconds|per_second|peak_rss|created|time_to_accuracy|speed|faster")
 

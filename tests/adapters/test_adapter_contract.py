@@ -38,7 +38,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     def of(framework: str) -> dict[str, np.ndarray]:
         if framework not in done:
             path = tmp_path_factory.mktemp(framework) / "results.npz"
-            driver = Path(__file__).with_name("framework_driver.py")
+            driver = Path(__file__).parents[1] / "framework_driver.py"
             subprocess.run(
                 [sys.executable, driver, framework, path],
                 check=True,

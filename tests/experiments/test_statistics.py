@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_records import make_record
 from scipy import stats
-from test_charts import make_record
 
 from mnist_cli.experiments import statistics
 from mnist_cli.records import RunRecord

@@ -600,7 +600,7 @@ def test_fetching_loads_no_torchvision_in_this_process_and_prints_nothing(
     package.mkdir()
     (package / "torchvision.py").write_text(
         "import sys, pathlib\n"
-        f"sys.path.append({str(Path(__file__).parent)!r})\n"
+        f"sys.path.append({str(Path(__file__).parents[1])!r})\n"
         "class datasets:\n"
         "    def KMNIST(root, download):\n"
         "        print('Downloading')\n"
