@@ -19,6 +19,11 @@ def require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
         raise UsageError(f"Unknown {what} '{value}'. Choose from {', '.join(choices)}.")
 
 
+def require_range(what: str, value: int, low: int, high: int) -> None:
+    """Raise `UsageError` unless ``value`` is from ``low`` to ``high``."""
+    _require(low <= value <= high, what, f"from {low} to {high}", value)
+
+
 def _require(condition: bool, what: str, expected: str, value: object) -> None:
     if not condition:
         raise UsageError(f"{what} must be {expected}, not {value}.")
@@ -46,16 +51,18 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe of one run, in full: two runs with equal configs take the same steps.
+    """The complete recipe of one run: two runs with equal configs take the same steps.
 
     ``learning_rate`` is the peak of a one-cycle schedule that rises over the first
     ``warmup_fraction`` of all steps and falls by half a cosine to the power ``decay_power``: above
-    1 it falls sooner, and stays low for longer. With ``label_smoothing`` e an image's label counts
-    1 - e, and e is shared out among all ten digits (Szegedy et al., 2016, arXiv:1512.00567).
+    1 it falls earlier and stays low longer. With ``label_smoothing`` e the target of an image is
+    (1 - e) onehot(label) + e / 10 (Szegedy et al., 2016, arXiv:1512.00567).
     ``target_accuracy`` (0-1), if given, ends training at the first check on the validation images
-    that reaches it; there are ten an epoch. With ``augment`` each epoch trains on pictures bent
-    anew. With ``precision`` bfloat16 a framework computes in mixed precision: layers in bfloat16,
-    weights, loss and update in float32. Raises `UsageError` for a number out of range.
+    that reaches it; there are ten checks per epoch. ``patience``, if given, ends training after
+    that many epochs without a lower validation loss, and the weights of the best epoch are kept.
+    With ``augment`` each epoch trains on newly augmented images. With ``precision`` bfloat16 a
+    framework computes in mixed precision: layers in bfloat16; weights, loss and update in float32.
+    Raises `UsageError` for a number out of range.
     """
 
     epochs: int = 2
@@ -68,6 +75,7 @@ class TrainConfig:
     label_smoothing: float = 0.1
     seed: int = 0
     target_accuracy: float | None = None
+    patience: int | None = None
     augment: bool = False
     precision: str = "float32"
 
@@ -97,4 +105,10 @@ class TrainConfig:
             "target accuracy",
             "above 0 and at most 1 (0.99 is 99%)",
             self.target_accuracy,
+        )
+        _require(
+            self.patience is None or 1 <= self.patience <= 10_000,
+            "patience",
+            "from 1 to 10000 epochs",
+            self.patience,
         )

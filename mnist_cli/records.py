@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnist_cli.errors import OutputError
+
+if TYPE_CHECKING:
+    from mnist_cli.reporting.notebook import Chart
 
 SCHEMA_VERSION = 1
 ACCURACY_MARKS = (0.98, 0.99)
@@ -53,6 +56,8 @@ class RunRecord:
     that, some 40 MiB each for the CNN, is not in it. ``import_seconds`` is the time of the
     framework's import, beside which a thread loads the data. ``label_smoothing``,
     ``warmup_fraction`` and ``decay_power`` are None in records from before they were written down.
+    ``model_epoch`` is the epoch whose model was kept and that ``test_accuracy`` is of: the last or,
+    with ``patience``, the best; None in older records, where it is the last.
     """
 
     framework: str
@@ -84,11 +89,24 @@ class RunRecord:
     decay_power: float | None = None
     precision: str = "float32"
     augment: bool = False
+    patience: int | None = None
+    model_epoch: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
         return {**asdict(self), "test_errors": [list(error) for error in self.test_errors]}
+
+    def plot(self) -> Chart:
+        """Draw loss and accuracy by epoch."""
+        from mnist_cli.reporting.notebook import training_chart  # a record needs it only to show
+
+        return training_chart(self)
+
+    def _repr_html_(self) -> str:
+        from mnist_cli.reporting.notebook import training_html
+
+        return training_html(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunRecord:

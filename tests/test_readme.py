@@ -16,7 +16,7 @@ from rich.console import Console
 from mnist_cli.cli import app
 from mnist_cli.experiments.document import load_document, records_of
 from mnist_cli.experiments.plan import COMPARISON, SWEEP
-from mnist_cli.reporting import console, reports
+from mnist_cli.reporting import console, tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def test_the_readme_shows_the_committed_records(
     document = committed(COMPARISON)
     block = re.search(r"a test compares them\. -->\n(.*)<!-- end of the report -->", README, re.S)
     assert block is not None
-    assert block[1].strip() == reports.as_markdown(document).strip()
+    assert block[1].strip() == tables.as_markdown(document).strip()
 
 
 def test_the_committed_records_are_a_full_comparison_and_sweep(
@@ -106,5 +106,5 @@ def test_the_committed_comparison_stands_in_80_columns_uncut_and_a_line_each(
     with screen.capture() as shown:
         screen.print(console.experiment_table(committed(COMPARISON)))
     assert "…" not in shown.get()
-    rows = re.findall(r"^ *(?:numpy|tensorflow|torch) +(?:cnn|mlp) .*\d$", shown.get(), re.M)
+    rows = re.findall(r"^ *(?:NumPy|TensorFlow|PyTorch) +(?:CNN|MLP) .*\d$", shown.get(), re.M)
     assert len(rows) == 6

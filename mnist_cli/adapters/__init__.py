@@ -15,6 +15,20 @@ def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=_GROUP)}
 
 
+ALIASES = {"pytorch": "torch", "keras": "tensorflow", "tf": "tensorflow"}
+
+
+def resolve(name: str) -> str:
+    """Return the name of the framework called ``name``, which may be one of `ALIASES`.
+
+    No framework is imported. Raises `UsageError` if there is none of that name.
+    """
+    known = names()
+    name = name if name in known else ALIASES.get(name, name)
+    require_choice("framework", name, known)
+    return name
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all frameworks with an adapter, installed or not, sorted."""
     return tuple(sorted(_entries()))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from mnist_cli.config import ModelSpec
+from mnist_cli.names import model_name
 from mnist_cli.runners.base import TrainJob
 
 COMPARISON = "comparison_results"
 SWEEP = "batch_size_comparison"
 LR_SCALINGS = ("none", "linear", "sqrt")
+
+# Framework, architecture, batch size and seed: what distinguishes the runs of a plan.
+Key: TypeAlias = tuple[str, str, int, int]
 
 
 def plan_jobs(
@@ -45,7 +50,7 @@ def plan_jobs(
         replace(
             template,
             framework=framework,
-            spec=ModelSpec(arch),
+            spec=network(arch, template.spec.activation),
             config=replace(
                 config,
                 seed=config.seed + run,
@@ -61,15 +66,20 @@ def plan_jobs(
     ]
 
 
-def job_key(job: TrainJob) -> tuple[str, str, int, int]:
-    """Return framework, architecture, batch size and seed: what tells runs of a plan apart."""
+def network(arch: str, activation: str) -> ModelSpec:
+    """Return the network of a comparison: the activation is the MLP's, the CNN has ReLU."""
+    return ModelSpec(arch, activation if arch == "mlp" else "relu")
+
+
+def job_key(job: TrainJob) -> Key:
+    """Return the `Key` of a job."""
     return (job.framework, job.spec.arch, job.config.batch_size, job.config.seed)
 
 
 def job_label(job: TrainJob, jobs: Sequence[TrainJob]) -> str:
     """Return a run's name on the screen: what differs within the plan, and no more."""
     framework, arch, batch_size, seed = job_key(job)
-    label = f"{framework} {arch}"
+    label = model_name(framework, arch, job.spec.activation)
     if len({other.config.batch_size for other in jobs}) > 1:
         label += f" batch {batch_size}"
     return label + (f" seed {seed}" if len({other.config.seed for other in jobs}) > 1 else "")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +14,14 @@ from filelock import FileLock, Timeout
 from mnist_cli.data.dataset import load_dataset, training_count
 from mnist_cli.errors import DivergedError, FrameworkError, OutputError, RecordError
 from mnist_cli.experiments.document import build_document, load_document, records_of
-from mnist_cli.experiments.plan import job_key, job_label
+from mnist_cli.experiments.plan import Key, job_key, job_label
 from mnist_cli.records import RunRecord, describe_machine, require_writable, write_json
 from mnist_cli.runners import process
 from mnist_cli.runners.base import TrainJob
 from mnist_cli.training import recipe
+
+# Settings that older documents do not name, as they were then.
+_OLDER_SETTINGS = {"activation": "relu"}
 
 
 class Observer(Protocol):
@@ -39,57 +43,75 @@ class Observer(Protocol):
 def run_jobs(
     jobs: Sequence[TrainJob],
     *,
-    path: Path,
+    path: Path | None,
     settings: Mapping[str, Any],
     observer: Observer,
-    resume: bool,
+    resume: bool = False,
     timeout_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Do the jobs one at a time and return the document, in the end also at ``path``.
+    """Execute the jobs one at a time and return the document, also written to ``path`` if given.
 
-    Until then each finished run stands in a file ``.partial.json`` beside it; with ``resume`` the
-    runs found there are not done again. A run whose framework is missing, crashes, hangs or
-    diverges becomes a failure and the others go on; any other error would meet every run, and is
-    raised. Raises `RecordError` if what is to be resumed had other ``settings``, and
-    `OutputError` if another experiment is at work in the folder.
+    After each run the document so far is written to a ``.partial.json`` file beside ``path``; with
+    ``resume`` the runs found there are not repeated. A run whose framework is missing, crashes,
+    hangs or diverges becomes a failure and the others go on; any other error would occur in every
+    run, and is raised. Raises `RecordError` if the experiment to resume had other ``settings``, and
+    `OutputError` if another experiment is running in the folder.
     """
+    data_sha256 = _require_possible(jobs)
+    execute = functools.partial(
+        _execute, jobs, settings=settings, observer=observer, timeout_seconds=timeout_seconds
+    )
+    if path is None:
+        return execute({}, save=lambda _: None)
     partial = path.with_suffix(".partial.json")
-    dataset = _require_possible(jobs)
-    with _alone_in(path.parent):
+    with _lock(path.parent):
         for existing in (path, partial):
             _keep_aside_unless_readable(existing, observer)
-        finished: dict[tuple[str, str, int, int], RunRecord] = {}
+        finished: dict[Key, RunRecord] = {}
         if resume:
-            finished = _finished(partial, path, settings, data_sha256=dataset)
+            finished = _finished(partial, path, settings, data_sha256=data_sha256)
             if len(finished) == len(jobs):
                 observer.note(f"All {len(jobs)} runs are there already; none is missing.")
         elif partial.exists() and load_document(partial)["runs"]:
             aside = _keep_aside(partial)
             observer.note(f"An unfinished comparison was found; it is kept as {aside}.")
-        failures: list[dict[str, Any]] = []
-        document = build_document(jobs, finished, failures, settings)
-        write_json(partial, document)
-        for job in jobs:
-            observer.start_run(job_label(job, jobs))
-            record = finished.get(job_key(job))
-            failure = ""
-            if record is None:
-                try:
-                    result = process.run(job, observer.on_event, timeout_seconds=timeout_seconds)
-                    record = finished[job_key(job)] = RunRecord.from_json(result)
-                except (FrameworkError, DivergedError) as error:
-                    failure = str(error)
-                    names = ("framework", "arch", "batch_size", "seed")
-                    failures.append(
-                        dict(zip(names, job_key(job), strict=True)) | {"error": failure}
-                    )
-                document = build_document(jobs, finished, failures, settings)
-                write_json(partial, document)
-            observer.finish_run(record, failure=failure)
-        if not finished and path.exists():  # a mistyped --device, say
+        document = execute(finished, save=lambda document: write_json(partial, document))
+        if not document["runs"] and path.exists():  # a mistyped --device, say
             observer.note(f"No run was finished: the earlier record is {_keep_aside(path)} now.")
         write_json(path, document)
         partial.unlink(missing_ok=True)
+    return document
+
+
+def _execute(
+    jobs: Sequence[TrainJob],
+    finished: dict[Key, RunRecord],
+    *,
+    settings: Mapping[str, Any],
+    observer: Observer,
+    timeout_seconds: float | None,
+    save: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Execute the jobs that are not ``finished``; ``save`` gets the document after each run."""
+    failures: list[dict[str, Any]] = []
+    document = build_document(jobs, finished, failures, settings)
+    save(document)
+    for job in jobs:
+        observer.start_run(job_label(job, jobs))
+        record = finished.get(job_key(job))
+        failure = ""
+        if record is None:
+            try:
+                result = process.run(job, observer.on_event, timeout_seconds=timeout_seconds)
+                record = finished[job_key(job)] = RunRecord.from_json(result)
+            except (FrameworkError, DivergedError) as error:
+                failure = str(error)
+                names = ("framework", "arch", "batch_size", "seed")
+                cell = dict(zip(names, job_key(job), strict=True))
+                failures.append(cell | {"error": failure})
+            document = build_document(jobs, finished, failures, settings)
+            save(document)
+        observer.finish_run(record, failure=failure)
     return document
 
 
@@ -106,7 +128,7 @@ def _require_possible(jobs: Sequence[TrainJob]) -> str:
 
 def _finished(
     partial: Path, path: Path, settings: Mapping[str, Any], *, data_sha256: str
-) -> dict[tuple[str, str, int, int], RunRecord]:
+) -> dict[Key, RunRecord]:
     """Return the runs of an unfinished experiment, or of a finished one that had failures."""
     found = next((candidate for candidate in (partial, path) if candidate.exists()), None)
     if found is None:
@@ -115,7 +137,7 @@ def _finished(
     for name, value in settings.items():
         if name == "runs" and document["settings"][name] < value:
             continue  # more repeats than last time: those there are the first of them
-        if document["settings"].get(name) != value:
+        if document["settings"].get(name, _OLDER_SETTINGS.get(name)) != value:
             raise RecordError(
                 f"Cannot resume {found}: it was measured with {name} "
                 f"{document['settings'].get(name)}, not {value}. That is another comparison: give "
@@ -152,7 +174,7 @@ def _keep_aside(path: Path) -> Path:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the system frees it when the process ends, however it ends."""
     require_writable(folder)
     try:

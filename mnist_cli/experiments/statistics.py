@@ -34,6 +34,7 @@ def summarize(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
         {
             "framework": framework,
             "arch": arch,
+            "activation": members[0].activation,
             "batch_size": batch_size,
             "learning_rate": members[0].learning_rate,
             "n": len(members),

@@ -1,10 +1,11 @@
-"""What a person sees in the terminal: progress while a run lasts, tables when it is done.
+"""Terminal and notebook output: progress of runs, tables of results.
 
 Progress goes to standard error, tables to standard output, so that ``--json`` and pipes stay clean.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,10 +28,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from mnist_cli.arrays import IMAGE_SIZE, Array
+from mnist_cli.names import framework_name, model_name
 from mnist_cli.records import RunRecord
-from mnist_cli.reporting import reports
+from mnist_cli.reporting import tables
 
-# How long a CNN's run takes against an MLP's, roughly: only the bar over all runs needs it.
+# Rough duration of a CNN's run relative to an MLP's, for the bar over all runs.
 _RELATIVE_COST = {"cnn": 15, "mlp": 1}
 
 
@@ -45,18 +47,19 @@ def stderr() -> Console:
 
 
 class TrainingProgress:
-    """Follows one or several runs: live bars in a terminal, one line an epoch elsewhere."""
+    """Shows one or several runs: live bars in a terminal or notebook, else one line per epoch."""
 
-    def __init__(self, archs: Sequence[str]) -> None:
-        """``archs`` names the architecture of each run to come, in order."""
-        self._console = stderr()
+    def __init__(self, archs: Sequence[str], *, is_shown: bool = True) -> None:
+        """``archs`` is the architecture of each run, in order; ``is_shown`` False shows nothing."""
+        self._console = stderr() if is_shown else Console(quiet=True)
         self._costs = [_RELATIVE_COST.get(arch, 1) for arch in archs]
         self._finished = 0
         self._label = ""
-        # In a terminal the live bars tell of epochs; over several runs only ended runs leave a row.
-        self._shows_rows = len(archs) > 1 and self._console.is_terminal
+        is_live = _is_live(self._console)
+        # Live bars show the epochs already; of several runs, each finished run leaves one line.
+        self._one_line_per_run = len(archs) > 1 and is_live
         self._progress = Progress(
-            # Two lines a task, of a fixed width: all of it fits a terminal of 80 columns.
+            # Two lines per task, of a fixed width, so that it fits a terminal of 80 columns.
             TextColumn(
                 "{task.description}\n  {task.fields[status]}",
                 markup=False,
@@ -68,7 +71,7 @@ class TrainingProgress:
             TextColumn("left"),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not is_live,
         )
         self._all = self._progress.add_task(
             "all runs", total=sum(self._costs), status="", visible=len(archs) > 1
@@ -94,7 +97,7 @@ class TrainingProgress:
         self._progress.update(self._all, status=f"run {self._finished + 1} of {len(self._costs)}")
 
     def on_event(self, event: Mapping[str, Any]) -> None:
-        """Show an event of the current run (see `training.fit`)."""
+        """Show an event of the current run (see `loop.fit`)."""
         if event["event"] == "phase":
             self._progress.update(self._run, status=event["name"])
         elif event["event"] == "step":
@@ -109,7 +112,7 @@ class TrainingProgress:
             self._progress.update(self._all, completed=self._cost_so_far() + done)
         elif event["event"] == "note":
             self.note(event["text"])
-        elif event["event"] == "epoch" and not self._shows_rows:
+        elif event["event"] == "epoch" and not self._one_line_per_run:
             self._console.print(
                 f"{self._label}  {event['epoch']}/{event['epochs']}  "
                 f"loss {event['train_loss']:.4f}  "
@@ -119,12 +122,12 @@ class TrainingProgress:
             )
 
     def finish_run(self, record: RunRecord | None = None, *, failure: str = "") -> None:
-        """Show that the current run has ended: with a record, or with what made it fail."""
+        """Show that the current run has ended: with a record, or with the cause of its failure."""
         self._finished += 1
         self._progress.update(self._all, completed=self._cost_so_far())
         if record is None:
             self._console.print(Text.assemble(("failed", "red"), f" {self._label}: {failure}"))
-        elif self._shows_rows:
+        elif self._one_line_per_run:
             self.note(
                 f"{self._label:32} test {record.test_accuracy:.2%}  "
                 f"{record.train_seconds:6.1f} s  {record.images_per_second:8,.0f} images/s"
@@ -140,7 +143,7 @@ class TrainingProgress:
 
 @contextmanager
 def reading_progress(count: int) -> Iterator[Callable[[], None]]:
-    """Show a bar over ``count`` pictures on standard error; give what counts one."""
+    """Show a bar over ``count`` pictures on standard error; yield a function that advances it."""
     with Progress(
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
@@ -149,7 +152,7 @@ def reading_progress(count: int) -> Iterator[Callable[[], None]]:
         TextColumn("left"),
         console=stderr(),
         transient=True,
-        # Answers on the same terminal go above the bar; in a pipe or file they stay where they are.
+        # Answers printed to the same terminal appear above the bar; a pipe or file is left alone.
         redirect_stdout=sys.stdout.isatty(),
     ) as progress:
         task = progress.add_task("", total=count, speed="")
@@ -161,8 +164,15 @@ def reading_progress(count: int) -> Iterator[Callable[[], None]]:
         yield advance
 
 
+def _is_live(console: Console) -> bool:
+    """Return whether bars can be redrawn in place: in a terminal, or a notebook with widgets."""
+    if console.is_jupyter:
+        return importlib.util.find_spec("ipywidgets") is not None
+    return console.is_terminal
+
+
 def half_blocks(images: Sequence[Array], *, err: bool = False) -> str:
-    """Return images (28, 28), uint8, side by side, drawn with two pixels to a character.
+    """Return images (28, 28), uint8, side by side as text, two pixels per character.
 
     In 24 shades of grey on a terminal (standard error's with ``err``), else in black and white.
     """
@@ -191,32 +201,18 @@ def half_blocks(images: Sequence[Array], *, err: bool = False) -> str:
 
 
 def history_table(record: RunRecord) -> Table:
-    """Return the closing table of one training run."""
+    """Return the table of one training run, one row per epoch."""
+    header, rows = tables.history_table(record)
     precision = "" if record.precision == "float32" else f", {record.precision}"
     table = _table(
-        f"{record.framework} {record.arch}: {record.parameters:,} parameters\n"
-        f"{record.train_images:,} training images{', bent' * record.augment}, "
+        f"{model_name(record.framework, record.arch, record.activation)}: "
+        f"{record.parameters:,} parameters\n"
+        f"{record.train_images:,} training images{', augmented' * record.augment}, "
         f"batch {record.batch_size}, seed {record.seed}{precision}",
-        (
-            "epoch",
-            "train\nloss",
-            "validation\nloss",
-            "validation\naccuracy",
-            "test\naccuracy",
-            "train\nseconds",
-            "images\n/ second",
-        ),
+        [name.replace(" ", "\n", 1) for name in header],
     )
-    for row in record.history:
-        table.add_row(
-            str(row.epoch),
-            f"{row.train_loss:.4f}",
-            f"{row.validation_loss:.4f}",
-            f"{row.validation_accuracy:.2%}",
-            f"{row.test_accuracy:.2%}",
-            f"{row.train_seconds:.1f}",
-            f"{row.images_per_second:,.0f}",
-        )
+    for row in rows:
+        table.add_row(*row)
     marks = "; ".join(
         f"{float(mark):.0%} validation accuracy "
         + ("not reached" if seconds is None else f"after {seconds:.1f} s")
@@ -225,28 +221,34 @@ def history_table(record: RunRecord) -> Table:
     table.caption = (
         f"seconds: training only, summed; import {record.import_seconds:.1f} s, "
         f"warm-up {record.warmup_seconds:.1f} s, evaluation {record.evaluate_seconds:.1f} s. "
-        f"{marks}. Peak memory {record.peak_rss_mib:,.0f} MiB."
+        f"{marks}. "
+        + (
+            f"The model is that of epoch {record.model_epoch}. "
+            if record.model_epoch not in (None, len(record.history))
+            else ""
+        )
+        + f"Peak memory {record.peak_rss_mib:,.0f} MiB."
     )
     return table
 
 
 def experiment_table(document: Mapping[str, Any]) -> Table:
-    """Return the closing table of a comparison or a sweep, failures included."""
-    header, rows = reports.table(document)
+    """Return the summary table of a comparison or a sweep, failures included."""
+    header, rows = tables.table(document)
     left = header.index("test accuracy")
-    table = _table(reports.caption(document), [name.replace(" ", "\n", 1) for name in header], left)
+    table = _table(tables.caption(document), [name.replace(" ", "\n", 1) for name in header], left)
     for row in rows:
-        # Six figures with their intervals are to stand in the 80 columns of a usual terminal.
+        # Six figures with their intervals must fit the 80 columns of a usual terminal.
         cells = [cell.replace(" ± ", " ±").replace(" of ", "/") for cell in row]
         table.add_row(*("[red]failed[/red]" if cell == "failed" else cell for cell in cells))
     return table
 
 
 def evaluation_table(report: Mapping[str, Any]) -> Table:
-    """Return the per-digit table of `mnist evaluate`."""
+    """Return the table of `mnist evaluate`, one row per digit."""
     table = _table(
-        f"{report['accuracy']:.2%} of {report['images']:,} right, loss {report['loss']:.4f} "
-        f"({Path(report['checkpoint']).name}, read by {report['framework']})",
+        f"{report['accuracy']:.2%} of {report['images']:,} correct, loss {report['loss']:.4f} "
+        f"({Path(report['checkpoint']).name}, computed by {framework_name(report['framework'])})",
         ("digit", "precision", "recall", "F1", "images"),
     )
     for row in report["per_class"]:

@@ -32,11 +32,7 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """A test of a saved model.
-
-    Its result is an `evaluation.Evaluation` as JSON, with the ``predictions`` and ``confidences``
-    of all test images besides.
-    """
+    """A test of a saved model: its result is the fields of an `evaluation.Evaluation`."""
 
     framework: str
     checkpoint: str

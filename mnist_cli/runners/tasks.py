@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mnist_cli.runners.base import EvaluateJob, OnEvent, PredictJob, TrainJob
@@ -74,7 +75,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     emit({"event": "phase", "name": "warming up"})
     fit = loop.fit(classifier, data, start, path=path, emit=emit)
 
-    last = fit.history[-1]
+    last, kept = fit.history[-1], fit.history[fit.model_epoch - 1]
     record = records.RunRecord(
         framework=job.framework,
         arch=job.spec.arch,
@@ -90,10 +91,12 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         decay_power=job.config.decay_power,
         precision=job.config.precision,
         augment=job.config.augment,
+        patience=job.config.patience,
+        model_epoch=fit.model_epoch,
         seed=job.config.seed,
         history=fit.history,
-        test_accuracy=last.test_accuracy,
-        test_loss=last.test_loss,
+        test_accuracy=kept.test_accuracy,
+        test_loss=kept.test_loss,
         test_errors=evaluation.errors(fit.test_logits, data.test.labels),
         import_seconds=import_seconds,
         warmup_seconds=fit.warmup_seconds,
@@ -133,11 +136,7 @@ def evaluate(job: EvaluateJob) -> dict[str, Any]:
         checkpoint=job.checkpoint,
         dataset=dataset.name,
     )
-    return {
-        **report.to_json(),
-        "predictions": logits.argmax(axis=1).tolist(),
-        "confidences": evaluation.probabilities(logits).max(axis=1).tolist(),
-    }
+    return asdict(report)
 
 
 def predict(job: PredictJob) -> dict[str, Any]:

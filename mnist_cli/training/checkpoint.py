@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 FORMAT = "mnist-checkpoint"
 FORMAT_VERSION = 1
 _VELOCITY = "velocity."
+_BEST = "best."
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,11 @@ class Calibration:
 class Checkpoint:
     """A model with the story of its training.
 
-    ``velocities`` is empty once training has finished. ``versions`` names the programs that made
-    the model. ``calibration`` is None while training is unfinished, where validation digits were
-    too few, and in models from before it was worked out. Pixels are normalised as
+    ``weights`` are those after the last epoch of ``history`` or, once a training with
+    ``config.patience`` has finished, those of its best epoch. Until then ``best_weights`` holds the
+    latter. ``velocities`` and ``best_weights`` are empty once training has finished. ``versions``
+    names the programs that made the model. ``calibration`` is None while training is unfinished, if
+    there were too few validation digits, and in older models. Pixels are normalised as
     (pixel / 255 - ``pixel_mean``) / ``pixel_std``.
     """
 
@@ -69,10 +73,18 @@ class Checkpoint:
     history: tuple[EpochRecord, ...]
     weights: Weights
     velocities: Weights = field(default_factory=dict)
+    best_weights: Weights = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     pixel_mean: float = PIXEL_MEAN
     pixel_std: float = PIXEL_STD
     calibration: Calibration | None = None
+
+    @property
+    def model_epoch(self) -> EpochRecord:
+        """The epoch whose model a finished training keeps: the last, or the best with patience."""
+        if self.config.patience is None:
+            return self.history[-1]
+        return min(self.history, key=lambda row: row.validation_loss)
 
     def settings(self) -> dict[str, Any]:
         """Return what must be equal for a training to be resumed."""
@@ -92,15 +104,28 @@ class Checkpoint:
         return classifier
 
 
+def model_path(model: str | os.PathLike[str], results_dir: Path) -> Path:
+    """Return the file of a model given by its path, or by its name in ``results_dir``/models."""
+    path = Path(model)
+    if not path.exists() and path.suffix == "":
+        return results_dir / "models" / f"{path}.safetensors"
+    return path
+
+
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint through a temporary file. Raises `OutputError`."""
     # safetensors writes a strided array's memory as if it were contiguous, so wrong values.
-    tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.weights.items()}
-    tensors |= {
-        _VELOCITY + name: np.ascontiguousarray(array)
-        for name, array in checkpoint.velocities.items()
+    tensors = {
+        prefix + name: np.ascontiguousarray(array)
+        for prefix, arrays in (
+            ("", checkpoint.weights),
+            (_VELOCITY, checkpoint.velocities),
+            (_BEST, checkpoint.best_weights),
+        )
+        for name, array in arrays.items()
     }
-    last = checkpoint.history[-1]
+    # While training is unfinished, the weights are those of the last epoch.
+    row = checkpoint.history[-1] if checkpoint.velocities else checkpoint.model_epoch
     details = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -108,15 +133,15 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "activation": checkpoint.spec.activation,
         "framework": checkpoint.framework,
         "seed": checkpoint.config.seed,
-        "epochs_completed": last.epoch,
-        "validation_accuracy": last.validation_accuracy,
-        "test_accuracy": last.test_accuracy,
+        "epochs_completed": checkpoint.history[-1].epoch,
+        "validation_accuracy": row.validation_accuracy,
+        "test_accuracy": row.test_accuracy,
         "dataset": checkpoint.dataset,
         "dataset_sha256": checkpoint.dataset_sha256,
         "train_images": checkpoint.train_images,
         "normalization": {"mean": checkpoint.pixel_mean, "std": checkpoint.pixel_std},
         "recipe": asdict(checkpoint.config),
-        "history": [asdict(row) for row in checkpoint.history],
+        "history": [asdict(each) for each in checkpoint.history],
         "versions": checkpoint.versions,
         "calibration": None if checkpoint.calibration is None else asdict(checkpoint.calibration),
     }
@@ -160,10 +185,13 @@ def load(path: Path) -> Checkpoint:
             dataset_sha256=details["dataset_sha256"],
             train_images=details["train_images"],
             history=tuple(EpochRecord(**row) for row in details["history"]),
-            weights={n: t for n, t in tensors.items() if not n.startswith(_VELOCITY)},
-            velocities={
-                n.removeprefix(_VELOCITY): t for n, t in tensors.items() if n.startswith(_VELOCITY)
+            weights={
+                name: tensor
+                for name, tensor in tensors.items()
+                if not name.startswith((_VELOCITY, _BEST))
             },
+            velocities=_without_prefix(tensors, _VELOCITY),
+            best_weights=_without_prefix(tensors, _BEST),
             versions=details["versions"],
             pixel_mean=float(details["normalization"]["mean"]),
             pixel_std=float(details["normalization"]["std"]),
@@ -172,8 +200,9 @@ def load(path: Path) -> Checkpoint:
         if not (math.isfinite(checkpoint.pixel_mean) and 0 < checkpoint.pixel_std < math.inf):
             raise ValueError("its normalisation needs a finite mean and a std above 0")
         require_weights(checkpoint.spec, checkpoint.weights)
-        if checkpoint.velocities:
-            require_weights(checkpoint.spec, checkpoint.velocities)
+        for arrays in (checkpoint.velocities, checkpoint.best_weights):
+            if arrays:
+                require_weights(checkpoint.spec, arrays)
     except (KeyError, TypeError, ValueError, MnistError) as error:
         raise CheckpointError(
             f"{path} is a damaged checkpoint ({error}). Copy it again, or train it anew."
@@ -185,6 +214,14 @@ def load(path: Path) -> Checkpoint:
                 "Copy it again, or train it anew."
             )
     return checkpoint
+
+
+def _without_prefix(tensors: Weights, prefix: str) -> Weights:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _details(path: Path, metadata: dict[str, str]) -> dict[str, Any]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mnist_cli.arrays import CLASSES, Array
 
+if TYPE_CHECKING:
+    from mnist_cli.reporting.notebook import Chart
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's report on a test set; rows of ``confusion_matrix`` are the true digits."""
+    """A model's report on a test set; rows of ``confusion_matrix`` are the true digits.
+
+    ``predictions`` (N,) are the most probable digits and ``confidences`` (N,), 0-1, their
+    probabilities, in the order of the test set; `to_json` leaves them out.
+    """
 
     framework: str
     checkpoint: str
@@ -22,10 +29,23 @@ class Evaluation:
     loss: float
     confusion_matrix: list[list[int]]
     per_class: list[dict[str, Any]]
+    predictions: list[int] = field(repr=False)
+    confidences: list[float] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return asdict(self)
+        """Return the report as JSON values, without the figures of single images."""
+        values = asdict(self)
+        del values["predictions"], values["confidences"]
+        return values
+
+    def plot(self) -> Chart:
+        """Draw the confusion matrix."""
+        from mnist_cli.reporting.notebook import evaluation_chart  # needed only to show it
+
+        return evaluation_chart(self)
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        return self.plot()._repr_png_()
 
 
 def cross_entropy(logits: Array, labels: Array) -> float:
@@ -94,4 +114,6 @@ def report(
             }
             for digit in digits
         ],
+        predictions=predictions.tolist(),
+        confidences=probabilities(logits).max(axis=1).tolist(),
     )

@@ -53,9 +53,13 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Fit:
-    """What `fit` leaves: history, final test logits (N, 10), and seconds spent beside training."""
+    """The result of `fit`: ``model_epoch`` is the epoch whose model is kept.
+
+    ``test_logits`` (N, 10) are that model's; the seconds are those not counted as training.
+    """
 
     history: tuple[EpochRecord, ...]
+    model_epoch: int
     test_logits: Array
     warmup_seconds: float
     evaluate_seconds: float
@@ -120,20 +124,39 @@ def fit(
             train_seconds=before + seconds,
             images_per_second=len(losses) * config.batch_size / seconds,
         )
-        state = replace(
-            state,
-            history=(*state.history, row),
-            weights=classifier.export_weights(),
-            velocities=classifier.export_optimizer(),
-        )
+        state = _with_epoch(state, row, classifier)
         evaluate_seconds += check_seconds + time.perf_counter() - began
         if path is not None:
-            # A finished model needs no velocities: it is for use, not for resuming.
-            checkpoints.save(path, replace(state, velocities={}) if is_finished(state) else state)
+            checkpoints.save(path, _finished_model(state) if is_finished(state) else state)
         emit({"event": "epoch", "epochs": config.epochs, **asdict(row)})
-    if test_logits is None:  # it was finished before
+    is_best = state.model_epoch is state.history[-1]
+    if state.best_weights and not is_best:
+        classifier.import_weights(state.best_weights)
+    if test_logits is None or not is_best:  # finished before, or of another epoch's weights
         test_logits = classifier.predict_logits(data.test.images)
-    return Fit(state.history, test_logits, warmup_seconds, evaluate_seconds)
+    return Fit(
+        state.history, state.model_epoch.epoch, test_logits, warmup_seconds, evaluate_seconds
+    )
+
+
+def _with_epoch(state: Checkpoint, row: EpochRecord, classifier: Classifier) -> Checkpoint:
+    """Return the state after one more epoch, with the weights of the best one if asked for."""
+    state = replace(
+        state,
+        history=(*state.history, row),
+        weights=classifier.export_weights(),
+        velocities=classifier.export_optimizer(),
+    )
+    if state.config.patience is not None and state.model_epoch is row:
+        state = replace(state, best_weights=state.weights)
+    return state
+
+
+def _finished_model(state: Checkpoint) -> Checkpoint:
+    """Return a finished model: with the best weights, and without what resuming would need."""
+    return replace(
+        state, weights=state.best_weights or state.weights, velocities={}, best_weights={}
+    )
 
 
 def _train_epoch(
@@ -224,12 +247,15 @@ def calibrate(classifier: Classifier, data: TrainingData, path: Path) -> None:
 
 
 def is_finished(state: Checkpoint) -> bool:
-    """Return whether a training has had its epochs or reached its target accuracy."""
+    """Return whether a training has completed its epochs, reached its target or lost patience."""
     if not state.history:
         return False
-    target = state.config.target_accuracy
-    reached = target is not None and state.history[-1].validation_accuracy >= target
-    return reached or len(state.history) >= state.config.epochs
+    config, last = state.config, state.history[-1]
+    if config.target_accuracy is not None and last.validation_accuracy >= config.target_accuracy:
+        return True
+    if config.patience is not None and last.epoch - state.model_epoch.epoch >= config.patience:
+        return True
+    return last.epoch >= config.epochs
 
 
 def resumable(path: Path, fresh: Checkpoint) -> Checkpoint:

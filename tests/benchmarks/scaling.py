@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mnist_cli.config import ARCHITECTURES, ModelSpec, TrainConfig
 from mnist_cli.records import RunRecord, write_json
-from mnist_cli.reporting import charts
+from mnist_cli.reporting.charts import scaling
 from mnist_cli.runners import process
 from mnist_cli.runners.base import TrainJob
 
@@ -80,7 +80,7 @@ def main() -> None:
             {field: [run for job in jobs for run in runs[job]] for field, jobs in groups.items()},
         )
     records = json.loads(path.read_text())
-    charts.scaling_chart(
+    scaling.draw(
         {field: [RunRecord.from_json(run) for run in group] for field, group in records.items()},
         path.with_suffix(".png"),
     )

@@ -59,9 +59,9 @@ def test_train_writes_model_record_and_chart_and_prints_a_table(
     for name in ("models/fake-mlp.safetensors", "fake-mlp_training.json", "fake-mlp_training.png"):
         assert f"written: {results / name}\n" in outcome.stderr
     assert _width(results / "fake-mlp_training.png") >= 1600
-    assert "fake mlp: 101,770 parameters" in outcome.stdout
+    assert "fake MLP: 101,770 parameters" in outcome.stdout
     # Not a terminal: one plain line an epoch, no control characters.
-    assert re.search(r"^fake mlp  2/2  loss .*  validation .*%  test .* s$", outcome.stderr, re.M)
+    assert re.search(r"^fake MLP  2/2  loss .*  validation .*%  test .* s$", outcome.stderr, re.M)
     assert "\x1b" not in outcome.stderr
 
 
@@ -120,7 +120,7 @@ def test_evaluate_takes_a_short_name_and_prints_a_table(
     options = ["--dataset", small_data, "--results-dir", tmp_path / "results"]
     outcome = mnist("evaluate", "numpy-mlp", *options)
     assert outcome.exit_code == 0, outcome.stderr
-    assert "of 100 right" in outcome.stdout
+    assert "of 100 correct" in outcome.stdout
     assert "precision" in outcome.stdout
 
 
@@ -164,8 +164,8 @@ def test_compare_goes_on_past_a_crash_and_a_divergence(
     frameworks = ["--framework", "fake", "--framework", "numpy", "--arch", "mlp"]
     outcome = mnist("compare", *frameworks, *quick)
     assert outcome.exit_code == 1
-    assert "failed fake mlp: The loss became nan" in outcome.stderr
-    assert "numpy" in outcome.stdout
+    assert "failed fake MLP: The loss became nan" in outcome.stderr
+    assert "NumPy" in outcome.stdout
 
 
 def test_a_comparison_where_all_fail_still_says_why(
@@ -198,7 +198,7 @@ def test_info_says_what_is_not_installed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "--framework", "tf"], "Unknown framework 'tf'. Choose from"),
+        (["train", "--framework", "jaxx"], "Unknown framework 'jaxx'. Choose from"),
         (["train", "--arch", "rnn"], "Unknown architecture 'rnn'. Choose from cnn, mlp."),
         (["train", "--activation", "tanh", "--arch", "mlp"], "Unknown activation 'tanh'"),
         (["train", "--activation", "sigmoid"], "The cnn always uses relu"),
@@ -274,7 +274,7 @@ def test_debug_shows_what_lies_behind_an_error(
     assert shown.exit_code == 1
     assert "Traceback" in shown.stderr
     assert "in train_epoch" in shown.stderr  # what the failed process printed
-    wrong = mnist("train", "--framework", "tf", "--debug")
+    wrong = mnist("train", "--framework", "jaxx", "--debug")
     assert wrong.exit_code == 2
 
 
@@ -303,7 +303,7 @@ def test_a_terminal_sees_live_progress(
     quick: tuple[object, ...], on_terminal: Callable[..., bytes]
 ) -> None:
     seen = on_terminal("train", "--framework", "fake", *quick)
-    assert b"fake cnn" in seen
+    assert b"fake CNN" in seen
     assert b"left" in seen
     assert b"\x1b[?25l" in seen  # the cursor is hidden while the bars are live,
     assert b"\x1b[?25h" in seen  # and given back

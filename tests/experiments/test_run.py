@@ -25,7 +25,7 @@ from mnist_cli.errors import RecordError
 from mnist_cli.experiments import run as experiment_run
 from mnist_cli.experiments.document import load_document
 from mnist_cli.experiments.plan import plan_jobs
-from mnist_cli.reporting import reports
+from mnist_cli.reporting import tables
 from mnist_cli.runners.process import TrainJob
 
 Mnist = Callable[..., Outcome]
@@ -424,11 +424,11 @@ def test_report_speaks_markdown_csv_and_json(mnist: Mnist, reported: Path) -> No
     def say(form: str) -> str:
         return mnist("report", "--results-dir", reported, "--format", form).stdout
 
-    assert "| fake | cnn |" in say("markdown")
-    assert "at batch 64, in proportion to the square root of batch size, " in say("markdown")
+    assert "| fake | CNN |" in say("markdown")
+    assert "at batch 64, proportional to the square root of batch size, " in say("markdown")
     document = load_document(reported / "batch_size_comparison.json")
     document["settings"]["limit"] = 2000
-    assert "(at most 2,000 training images)" in reports.caption(document)
+    assert "(at most 2,000 training images)" in tables.caption(document)
     comparison, sweep = say("csv").split("\n\n")
     rows = list(csv.DictReader(io.StringIO(comparison)))
     assert [(row["framework"], row["arch"], row["n"]) for row in rows] == [

@@ -11,7 +11,7 @@ from scipy import stats
 
 from mnist_cli.experiments import statistics
 from mnist_cli.records import RunRecord
-from mnist_cli.reporting import reports
+from mnist_cli.reporting import verdicts
 
 
 def _runs(framework: str, arch: str = "cnn", **values: list[float]) -> list[RunRecord]:
@@ -135,4 +135,4 @@ def test_runs_without_a_partner_of_the_same_seed_are_left_out() -> None:
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
     points = {"mean": -0.001, "ci95": None}
-    assert reports._points({"accuracy_points": points}) == "+0.00 points"
+    assert verdicts._points({"accuracy_points": points}) == "+0.00"

@@ -21,7 +21,21 @@ from PIL import Image
 from mnist_cli.errors import OutputError, UsageError
 from mnist_cli.pictures.segmentation import Box
 from mnist_cli.records import RunRecord
-from mnist_cli.reporting import charts
+from mnist_cli.reporting.charts import (
+    batch_size,
+    captions,
+    comparison,
+    confusion,
+    model_samples,
+    panels,
+    reading,
+    scaling,
+    style,
+    training,
+)
+from mnist_cli.reporting.charts import (
+    predictions as predictions_chart,
+)
 
 
 def alike(record: RunRecord, **same: float) -> RunRecord:
@@ -179,7 +193,7 @@ def test_comparison_is_written_with_no_text_cut_or_overlapping(
     name: str, tmp_path: Path, drawn: Drawn
 ) -> None:
     path = tmp_path / "new folder" / "comparison_results.png"
-    charts.comparison_chart(COMPARISONS[name](), path, failures=FAILURES)
+    comparison.draw(COMPARISONS[name](), path, failures=FAILURES)
     require_readable(path, drawn)
 
 
@@ -197,13 +211,13 @@ def test_comparison_is_written_with_no_text_cut_or_overlapping(
 def test_training_is_written_with_no_text_cut_or_overlapping(
     record: RunRecord, tmp_path: Path, drawn: Drawn
 ) -> None:
-    charts.training_chart(record, tmp_path / "training.png")
+    training.draw(record, tmp_path / "training.png")
     require_readable(tmp_path / "training.png", drawn)
 
 
-def test_a_training_on_bent_pictures_says_so(tmp_path: Path, drawn: Drawn) -> None:
-    charts.training_chart(replace(make_record(), augment=True), tmp_path / "training.png")
-    assert "pictures bent anew each epoch" in " ".join(texts(drawn))
+def test_a_training_on_augmented_images_says_so(tmp_path: Path, drawn: Drawn) -> None:
+    training.draw(replace(make_record(), augment=True), tmp_path / "training.png")
+    assert "augmented images" in " ".join(texts(drawn))
 
 
 def test_a_training_that_reached_its_target_tells_how_far_it_went(
@@ -212,7 +226,7 @@ def test_a_training_that_reached_its_target_tells_how_far_it_went(
     whole = make_record()
     speed = 1.44 * (55_000 // 64 * 64) / whole.train_seconds
     record = replace(whole, history=whole.history[:2], images_per_second=speed)
-    charts.training_chart(record, tmp_path / "training.png")
+    training.draw(record, tmp_path / "training.png")
     assert f"after 1.4 of {whole.epochs} epochs" in " ".join(texts(drawn))
 
 
@@ -224,7 +238,7 @@ def test_a_training_that_reached_its_target_tells_how_far_it_went(
 def test_confusion_matrix_is_written_with_no_text_cut_or_overlapping(
     matrix: np.ndarray, tmp_path: Path, drawn: Drawn
 ) -> None:
-    charts.confusion_chart(matrix, tmp_path / "confusion.png", title="torch-cnn on mnist")
+    confusion.draw(matrix, tmp_path / "confusion.png", title="torch-cnn on mnist")
     require_readable(tmp_path / "confusion.png", drawn)
 
 
@@ -232,7 +246,7 @@ def test_confusion_matrix_is_written_with_no_text_cut_or_overlapping(
 def test_predictions_are_written_with_no_text_cut_or_overlapping(
     count: int, wrong: int, tmp_path: Path, drawn: Drawn
 ) -> None:
-    charts.predictions_chart(*samples(count, wrong), tmp_path / "some.png", title="torch-cnn")
+    predictions_chart.draw(*samples(count, wrong), tmp_path / "some.png", title="torch-cnn")
     require_readable(tmp_path / "some.png", drawn)
     assert f"{wrong} wrong of {count}" in " ".join(texts(drawn))
 
@@ -241,7 +255,7 @@ def test_predictions_are_written_with_no_text_cut_or_overlapping(
 def test_batch_sizes_are_written_with_no_text_cut_or_overlapping(
     name: str, tmp_path: Path, drawn: Drawn
 ) -> None:
-    charts.batch_size_chart(SWEEPS[name](), tmp_path / "sizes.png", failures=FAILURES)
+    batch_size.draw(SWEEPS[name](), tmp_path / "sizes.png", failures=FAILURES)
     require_readable(tmp_path / "sizes.png", drawn)
 
 
@@ -265,9 +279,7 @@ def test_model_samples_are_written_with_no_text_cut_or_overlapping(
         for record in make_records(frameworks, archs, seeds=2, epochs=1)
     ]
     pictures = np.zeros((images, 28, 28), dtype=np.uint8)
-    charts.model_samples_chart(
-        pictures, np.zeros(images, dtype=int), records, tmp_path / "models.png"
-    )
+    model_samples.draw(pictures, np.zeros(images, dtype=int), records, tmp_path / "models.png")
     require_readable(tmp_path / "models.png", drawn)
 
 
@@ -277,8 +289,8 @@ def texts(drawn: Drawn) -> list[str]:
 
 def test_charts_take_the_json_of_an_evaluation(tmp_path: Path) -> None:
     images, labels, predictions, confidences = samples(3, 1)
-    charts.confusion_chart(np.eye(10, dtype=int).tolist(), tmp_path / "matrix.png", title="one")
-    charts.predictions_chart(
+    confusion.draw(np.eye(10, dtype=int).tolist(), tmp_path / "matrix.png", title="one")
+    predictions_chart.draw(
         images, labels, predictions.tolist(), confidences.tolist(), tmp_path / "grid.png", title="t"
     )
     assert (tmp_path / "matrix.png").exists()
@@ -289,7 +301,7 @@ def test_caption_tells_runs_data_recipe_hardware_date_and_failures(
     tmp_path: Path, drawn: Drawn
 ) -> None:
     records = make_records(["torch"], seeds=2, epochs=1)
-    charts.comparison_chart(records, tmp_path / "chart.png", failures=FAILURES)
+    comparison.draw(records, tmp_path / "chart.png", failures=FAILURES)
     caption = texts(drawn)[-1].replace("\n", " ")
     for part in (
         "n = 2 runs each, seeds 0, 1",
@@ -298,21 +310,21 @@ def test_caption_tells_runs_data_recipe_hardware_date_and_failures(
         "batch 64, peak learning rate 0.1",
         "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz, 2 threads, device cpu",
         "2025-01-31",
-        "tensorflow mlp failed 2 times",
-        "numpy cnn failed",
+        "TensorFlow MLP failed 2 times",
+        "NumPy CNN failed",
     ):
         assert part in caption
 
 
 def test_all_cnn_rows_stand_above_all_mlp_rows() -> None:
-    names = [cell.name for cell in charts._cells(make_records(seeds=1, epochs=1)[::-1])]
+    names = [cell.name for cell in style.group_by_cell(make_records(seeds=1, epochs=1)[::-1])]
     assert names == [
-        "numpy cnn",
-        "tensorflow cnn",
-        "torch cnn",
-        "numpy mlp",
-        "tensorflow mlp",
-        "torch mlp",
+        "NumPy CNN",
+        "TensorFlow CNN",
+        "PyTorch CNN",
+        "NumPy MLP",
+        "TensorFlow MLP",
+        "PyTorch MLP",
     ]
 
 
@@ -323,12 +335,12 @@ def test_all_cnn_rows_stand_above_all_mlp_rows() -> None:
         (make_sweep([16, 512], power=0), "peak learning rate 0.05"),
         (
             make_sweep([512, 64, 16]),
-            "peak learning rate 0.0125 at 16 to 0.4 at 512, in proportion to batch size",
+            "peak learning rate 0.0125 at 16 to 0.4 at 512, proportional to batch size",
         ),
         (
             make_sweep([16, 64], power=0.5),
             "peak learning rate 0.025 at 16 to 0.05 at 64, "
-            "in proportion to the square root of batch size",
+            "proportional to the square root of batch size",
         ),
         (
             make_sweep([16, 64]) + make_sweep([512], power=0),
@@ -338,7 +350,7 @@ def test_all_cnn_rows_stand_above_all_mlp_rows() -> None:
     ids=["one size", "constant", "linear", "square root", "other"],
 )
 def test_learning_rate_rule_is_read_from_the_records(records: list[RunRecord], rule: str) -> None:
-    assert charts._learning_rates(records) == rule
+    assert captions.learning_rates(records) == rule
 
 
 def test_scaling_has_a_panel_for_each_number_and_no_text_cut_or_overlapping(
@@ -356,14 +368,14 @@ def test_scaling_has_a_panel_for_each_number_and_no_text_cut_or_overlapping(
             for run in usual
         ],
     }
-    charts.scaling_chart(groups, tmp_path / "scaling.png")
+    scaling.draw(groups, tmp_path / "scaling.png")
     require_readable(tmp_path / "scaling.png", drawn)
     panels = [panel for panel in drawn.figure.axes if panel.get_visible()]
     assert [panel.get_xlabel() for panel in panels] == ["training images", "batch size", "threads"]
     assert [len(panel.lines) for panel in panels] == [len(usual)] * 3
     assert panels[0].lines[0].get_xdata().tolist() == [1000, 4000, 55_000]
     caption = " ".join(texts(drawn)).replace("\xa0", " ").replace("\n", " ")
-    assert "where it does not vary: mnist, 55,000 training images, batch 64, peak" in caption
+    assert "where not varied: mnist, 55,000 training images, batch 64, peak" in caption
     assert "rate 0.05, 2 threads" in caption
     assert "GHz, device cpu" in caption  # the number of threads is not a fact of all points
     assert "epoch" not in caption  # there may be more for fewer images
@@ -378,14 +390,14 @@ def test_scaling_of_several_runs_a_point_says_what_its_lines_and_whiskers_are(
         for run in make_sweep([64])[:1]
         for speed in (1e3, 3e3)
     )
-    charts.scaling_chart({"batch_size": [slow, fast]}, tmp_path / "scaling.png")
+    scaling.draw({"batch_size": [slow, fast]}, tmp_path / "scaling.png")
     require_readable(tmp_path / "scaling.png", drawn)
     line, whisker = drawn.figure.axes[0].lines
     assert line.get_ydata().tolist() == [2e3]
     assert list(whisker.get_ydata()) == [1e3, 3e3]
     caption = " ".join(texts(drawn)).replace("\xa0", " ").replace("\n", " ")
-    assert "n = 2 runs a point" in caption
-    assert "lines: mean of runs · whiskers: lowest and highest run" in caption
+    assert "n = 2 runs per point" in caption
+    assert "lines: mean of runs · whiskers: minimum and maximum of runs" in caption
 
 
 def test_a_batch_size_that_missed_98_percent_has_a_cross_and_no_point(
@@ -395,8 +407,8 @@ def test_a_batch_size_that_missed_98_percent_has_a_cross_and_no_point(
         replace(run, time_to_accuracy={"0.98": 9.0 if run.batch_size < 128 else None})
         for run in make_sweep([32, 64, 128], ["torch"])
     ]
-    charts.batch_size_chart(records, tmp_path / "sizes.png")
-    assert "cnn not reached" in texts(drawn)
+    batch_size.draw(records, tmp_path / "sizes.png")
+    assert "CNN not reached" in texts(drawn)
     *others, target = drawn.figure.axes
     cnn, mlp = (np.isfinite(line.get_ydata()).tolist() for line in target.lines)
     assert cnn == mlp == [True, True, False]
@@ -408,12 +420,12 @@ def test_a_chart_of_times_that_were_all_reached_says_nothing_of_missing_ones(
     tmp_path: Path, drawn: Drawn
 ) -> None:
     records = [replace(run, time_to_accuracy={"0.98": 9.0}) for run in make_sweep([16, 64])]
-    charts.batch_size_chart(records, tmp_path / "sizes.png")
+    batch_size.draw(records, tmp_path / "sizes.png")
     assert "reached" not in " ".join(texts(drawn))
 
 
 def test_sizes_too_close_to_name_keep_their_tick(tmp_path: Path, drawn: Drawn) -> None:
-    charts.batch_size_chart(make_sweep([64, 65, 1024], ["torch"]), tmp_path / "sizes.png")
+    batch_size.draw(make_sweep([64, 65, 1024], ["torch"]), tmp_path / "sizes.png")
     assert drawn.figure.axes[0].get_xticks().tolist() == [64, 65, 1024]
     assert {"65", "1024"} < set(texts(drawn))
     assert "64" not in texts(drawn)
@@ -430,8 +442,8 @@ def test_disputed_images_come_first_then_misread_ones_then_right_ones() -> None:
             [0, 8, 7, 5, 0],
         ]
     )
-    assert charts.most_disputed(answers, labels, 12).tolist() == [3, 1, 2, 0, 4]
-    assert charts.most_disputed(answers, labels, 2).tolist() == [3, 1]
+    assert model_samples.most_disputed(answers, labels, 12).tolist() == [3, 1, 2, 0, 4]
+    assert model_samples.most_disputed(answers, labels, 2).tolist() == [3, 1]
 
 
 def test_model_samples_show_the_answers_of_each_models_first_run(
@@ -447,35 +459,35 @@ def test_model_samples_show_the_answers_of_each_models_first_run(
         replace(make_record(framework, seed=seed, epochs=1), test_errors=wrong)
         for (framework, seed), wrong in reversed(errors.items())
     ]
-    charts.model_samples_chart(
+    model_samples.draw(
         np.zeros((4, 28, 28), dtype=np.uint8), [5, 1, 2, 3], records, tmp_path / "models.png"
     )
     answers = [text for text in texts(drawn) if text[0] in "✓✗"]
     # Down the columns: image 2 is disputed, 1 misread by both, 0 and 3 right.
     assert answers == ["✓ 2", "✗ 4", "✗ 7", "✗ 7", "✓ 5", "✓ 5", "✓ 3", "✓ 3"]
     title = texts(drawn)[-2].replace("\n", " ")
-    assert title == "mnist: 3 of 4 test digits read alike by all models, 1 wrongly by every model"
+    assert title == "mnist: all models agree on 3 of 4 test digits, and all are wrong on 1"
 
 
 def test_an_accuracy_axis_shows_all_values_and_never_starts_at_0_for_good_ones() -> None:
-    assert charts._accuracy_limits([99.0, 99.5])[0] > 98.8
-    assert charts._accuracy_limits([100.0, 100.0]) == (99.9, 100.0)
-    assert charts._accuracy_limits([0.0])[0] == 0.0
-    low, high = charts._accuracy_limits([10.0, 99.0])
+    assert panels.accuracy_limits([99.0, 99.5])[0] > 98.8
+    assert panels.accuracy_limits([100.0, 100.0]) == (99.9, 100.0)
+    assert panels.accuracy_limits([0.0])[0] == 0.0
+    low, high = panels.accuracy_limits([10.0, 99.0])
     assert low < 10 < 99 < high
 
 
 def test_no_record_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no finished run"):
-        charts.comparison_chart([], tmp_path / "chart.png")
+        comparison.draw([], tmp_path / "chart.png")
     with pytest.raises(UsageError, match="no finished run"):
-        charts.batch_size_chart([], tmp_path / "chart.png")
+        batch_size.draw([], tmp_path / "chart.png")
 
 
 def test_an_unwritable_folder_is_an_output_error_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OutputError, match="Cannot write"):
-        charts.training_chart(make_record(epochs=1), tmp_path / "file" / "chart.png")
+        training.draw(make_record(epochs=1), tmp_path / "file" / "chart.png")
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
@@ -490,14 +502,14 @@ def test_a_drawing_that_fails_keeps_the_chart_that_was_there(
     chart = tmp_path / "chart.png"
     chart.write_bytes(b"old")
     with pytest.raises(OutputError, match="No space left"):
-        charts.training_chart(make_record(epochs=1), chart)
+        training.draw(make_record(epochs=1), chart)
     assert chart.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [chart]
 
 
 def test_importing_charts_imports_neither_matplotlib_nor_scipy() -> None:
     code = (
-        "import sys, mnist_cli.reporting.charts; print({'matplotlib', 'scipy'} & set(sys.modules))"
+        "import sys, mnist_cli.reporting.results; print({'matplotlib', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -505,8 +517,8 @@ def test_importing_charts_imports_neither_matplotlib_nor_scipy() -> None:
 
 def test_drawing_leaves_pyplot_and_its_global_figures_alone(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib, numpy; from mnist_cli.reporting import charts; "
-        f"charts.confusion_chart(numpy.eye(10), pathlib.Path({str(tmp_path / 'm.png')!r}), "
+        "import sys, pathlib, numpy; from mnist_cli.reporting.charts import confusion; "
+        f"confusion.draw(numpy.eye(10), pathlib.Path({str(tmp_path / 'm.png')!r}), "
         "title='m'); print('matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -521,9 +533,9 @@ def lightness(color: str) -> float:
 
 
 def test_frameworks_differ_in_grey_and_in_marker() -> None:
-    looks = [*charts.LOOKS.values(), *charts.SPARE_LOOKS]
+    looks = [*style.LOOKS.values(), *style.SPARE_LOOKS]
     assert len({look.marker for look in looks}) == len(looks)
-    ours = sorted(lightness(look.color) for look in charts.LOOKS.values())
+    ours = sorted(lightness(look.color) for look in style.LOOKS.values())
     assert min(np.diff(ours)) > 20
     # 5 steps of L* are still seen apart side by side; no mark may fade into the white page.
     everyone = sorted(lightness(look.color) for look in looks)
@@ -532,25 +544,25 @@ def test_frameworks_differ_in_grey_and_in_marker() -> None:
 
 
 def test_a_framework_keeps_its_look_and_strangers_get_one_by_name() -> None:
-    looks = charts.framework_looks(["zig", "torch", "jax"])
-    assert looks["torch"] == charts.LOOKS["torch"]
-    assert (looks["jax"], looks["zig"]) == charts.SPARE_LOOKS[:2]
-    assert looks == charts.framework_looks(["jax", "zig", "torch", "zig"])
+    looks = style.framework_looks(["zig", "torch", "jax"])
+    assert looks["torch"] == style.LOOKS["torch"]
+    assert (looks["jax"], looks["zig"]) == style.SPARE_LOOKS[:2]
+    assert looks == style.framework_looks(["jax", "zig", "torch", "zig"])
 
 
 def test_labels_are_moved_apart_no_further_than_needed() -> None:
-    assert charts.spread([0.2, 0.8], 0.1, low=0, high=1) == pytest.approx([0.2, 0.8])
-    assert charts.spread([0.5, 0.5], 0.1, low=0, high=1) == pytest.approx([0.45, 0.55])
-    assert charts.spread([1.0, 0.99], 0.1, low=0, high=1) == pytest.approx([1.0, 0.9])
-    assert charts.spread([0.0, 0.0, 0.0], 0.7, low=0, high=1) == pytest.approx([0, 0.5, 1])
-    assert charts.spread([], 0.1, low=0, high=1) == []
+    assert style.spread([0.2, 0.8], 0.1, low=0, high=1) == pytest.approx([0.2, 0.8])
+    assert style.spread([0.5, 0.5], 0.1, low=0, high=1) == pytest.approx([0.45, 0.55])
+    assert style.spread([1.0, 0.99], 0.1, low=0, high=1) == pytest.approx([1.0, 0.9])
+    assert style.spread([0.0, 0.0, 0.0], 0.7, low=0, high=1) == pytest.approx([0, 0.5, 1])
+    assert style.spread([], 0.1, low=0, high=1) == []
 
 
 def test_samples_are_half_the_most_confident_mistakes_then_right_ones() -> None:
     labels = np.zeros(100, dtype=int)
     predictions = np.repeat([1, 0], 50)
     confidences = np.linspace(0, 1, 100)
-    chosen = charts.choose_samples(labels, predictions, confidences, 40)
+    chosen = predictions_chart.choose_samples(labels, predictions, confidences, 40)
     assert chosen[:20].tolist() == list(range(49, 29, -1))
     assert (predictions[chosen[20:]] == 0).all()
     assert len(set(chosen.tolist())) == 40
@@ -560,7 +572,7 @@ def test_samples_are_half_the_most_confident_mistakes_then_right_ones() -> None:
 def test_samples_fill_up_where_one_kind_runs_short(wrong: int, right: int) -> None:
     predictions = np.repeat([1, 0], [wrong, right])
     labels = np.zeros_like(predictions)
-    chosen = charts.choose_samples(labels, predictions, np.ones(wrong + right), 40)
+    chosen = predictions_chart.choose_samples(labels, predictions, np.ones(wrong + right), 40)
     assert len(set(chosen.tolist())) == len(chosen) == min(40, wrong + right)
 
 
@@ -578,7 +590,7 @@ def test_samples_fill_up_where_one_kind_runs_short(wrong: int, right: int) -> No
 def test_a_digits_label_covers_no_other_box_and_stays_in_the_picture(
     box: Box, others: list[Box], horizontal: str, vertical: str
 ) -> None:
-    x, y, *alignment = charts._beside(box, others, width=100, height=100)
+    x, y, *alignment = reading._label_place(box, others, width=100, height=100)
     assert alignment == [horizontal, vertical]
     left, top, right, _ = box
     assert (x, y) == (right if (horizontal, vertical) == ("left", "top") else left, top)

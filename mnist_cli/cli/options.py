@@ -1,0 +1,117 @@
+"""Options that commands share, each declared once, and the completion of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mnist_cli.config import ACTIVATIONS, ARCHITECTURES, DEVICES, PRECISIONS, TrainConfig
+
+DEFAULTS = TrainConfig()
+RESULTS = Path("results")
+
+
+def _starting_with(incomplete: str, values: Iterable[str]) -> list[str]:
+    return [value for value in values if value.startswith(incomplete)]
+
+
+def complete_framework(incomplete: str) -> list[str]:
+    """Return the frameworks and their aliases that start with ``incomplete``."""
+    from mnist_cli import adapters
+
+    return _starting_with(incomplete, [*adapters.names(), *adapters.ALIASES])
+
+
+def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the models in the results folder whose names start with ``incomplete``."""
+    folder = Path(ctx.params.get("results_dir") or RESULTS) / "models"
+    names = (path.stem for path in sorted(folder.glob("*.safetensors")))
+    return _starting_with(incomplete, names)
+
+
+def complete_dataset(incomplete: str) -> list[str]:
+    """Return the named data sets that start with ``incomplete``."""
+    from mnist_cli.data.dataset import DATASETS
+
+    return _starting_with(incomplete, DATASETS)
+
+
+def _choice(*names: str, help: str, values: Iterable[str]) -> Any:  # noqa: A002  # Typer's own name
+    """Return an option whose values a shell can complete; the API checks them."""
+    return typer.Option(
+        *names, help=help, autocompletion=lambda incomplete: _starting_with(incomplete, values)
+    )
+
+
+_FRAMEWORK_HELP = "numpy, tensorflow (or keras, tf), torch (or pytorch)"
+
+Framework = Annotated[
+    str, typer.Option(help=f"{_FRAMEWORK_HELP}.", autocompletion=complete_framework)
+]
+Frameworks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--framework",
+        help=f"{_FRAMEWORK_HELP}; repeatable.",
+        show_default="all",
+        autocompletion=complete_framework,
+    ),
+]
+Arch = Annotated[str, _choice(help="cnn or mlp.", values=ARCHITECTURES)]
+Archs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arch",
+        help="cnn or mlp; repeatable.",
+        show_default="both",
+        autocompletion=lambda incomplete: _starting_with(incomplete, ARCHITECTURES),
+    ),
+]
+Activation = Annotated[str, _choice(help="The MLP's: relu or sigmoid.", values=ACTIVATIONS)]
+Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
+BatchSize = Annotated[int, typer.Option(help="Images per step.")]
+LearningRate = Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")]
+LabelSmoothing = Annotated[
+    float, typer.Option(help="Share of each label that is spread evenly over all ten digits.")
+]
+Augment = Annotated[
+    bool, typer.Option("--augment", help="Augment with small elastic distortions, each epoch anew.")
+]
+Precision = Annotated[
+    str,
+    _choice(help="float32, or bfloat16 for mixed precision (not in NumPy).", values=PRECISIONS),
+]
+Seed = Annotated[int, typer.Option(help="Decides initial weights, split and batch order.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Processor threads.", show_default="all available cores")
+]
+Device = Annotated[str, _choice(help="auto, cpu or cuda.", values=DEVICES)]
+SameDevice = Annotated[
+    str,
+    _choice(help="cpu, cuda or auto, for all: else they cannot be compared.", values=DEVICES),
+]
+TargetAccuracy = Annotated[
+    float | None,
+    typer.Option(
+        help="Stop once validation accuracy (0-1) reaches this; checked ten times per epoch."
+    ),
+]
+DatasetName = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        help="mnist, fashion-mnist, kmnist, a folder of IDX files, or an .npz file.",
+        autocompletion=complete_dataset,
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Train on this many images only: a quick try.")]
+ResultsDir = Annotated[Path, typer.Option(help="Folder for models, records and charts.")]
+Runs = Annotated[int, typer.Option(help="Repeats of each, with seeds seed, seed+1, ...")]
+Timeout = Annotated[
+    float | None, typer.Option(help="Seconds after which a run is stopped.", show_default="none")
+]
+ResumeRuns = Annotated[bool, typer.Option("--resume", help="Do only the runs that are missing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]

@@ -1,0 +1,53 @@
+"""What commands print: notes on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mnist_cli.reporting.comparison import Comparison
+
+
+def say(text: str) -> None:
+    """Print a note on standard error."""
+    typer.echo(text, err=True)
+
+
+def say_written(*paths: Path | str) -> None:
+    """Name the files that were written."""
+    for path in paths:
+        say(f"written: {path}")
+
+
+def print_json(document: Any) -> None:
+    """Print the one JSON document of a command."""
+    typer.echo(json.dumps(document, indent=1))
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print table and verdicts of a comparison or sweep."""
+    from mnist_cli.reporting import console
+
+    out = console.stdout()
+    out.print(console.experiment_table(comparison.document))
+    for line in comparison.verdicts():
+        # A terminal wraps lines between words; a file or a pipe gets whole lines.
+        out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
+
+
+def finish_experiment(comparison: Comparison, results_dir: Path, *, as_json: bool) -> None:
+    """Print a comparison or sweep and its files; exit with 1 if a run failed."""
+    if as_json:
+        print_json(comparison.to_json())
+    else:
+        show_comparison(comparison)
+        say_written(*comparison.files)
+        models = results_dir / "models"
+        if models.is_dir() and not comparison.is_sweep:
+            say(f"models in: {models}")
+    if comparison.failures:
+        raise typer.Exit(1)

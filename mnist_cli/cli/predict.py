@@ -1,0 +1,150 @@
+"""`mnist predict`: the digits in pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mnist_cli.cli import options
+from mnist_cli.cli.options import RESULTS
+from mnist_cli.cli.output import say, say_written
+from mnist_cli.errors import MnistError, PictureError, UsageError
+
+if TYPE_CHECKING:
+    from mnist_cli.prediction import Prediction
+
+_FEW_PICTURES = 8  # read in a moment: no progress bar
+_MAX_PLOTTED = 6  # pictures in one plot
+
+
+def predict(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Pictures, folders of them, patterns such as 'scans/*.png'; - is standard input."
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A .safetensors file, or the name of one that mnist train wrote.",
+            show_default="the one inside this package",
+            autocompletion=options.complete_model,
+        ),
+    ] = None,
+    framework: options.Framework = "numpy",
+    single: Annotated[
+        bool, typer.Option("--single", help="Take all ink of a picture as one digit.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Draw the network's input.")] = False,
+    save_plot: Annotated[
+        Path | None,
+        typer.Option(help="A PNG file for boxes, prepared digits and probabilities."),
+    ] = None,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    results_dir: Annotated[Path, typer.Option(help="Folder whose models have names.")] = RESULTS,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One line per picture.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Read the digits in pictures: photos, scans, drawings."""
+    import time
+    import warnings
+
+    from mnist_cli import api
+    from mnist_cli.cli.predictions import PredictionPrinter
+
+    if as_csv and as_json:
+        raise UsageError("--csv and --json exclude each other. Leave one out.")
+    if save_plot is not None:
+        _require_png(save_plot)
+    # Pillow warns of small faults in files; here a picture is read, or refused in one line.
+    warnings.simplefilter("ignore")
+    sources, failed = _sources(files)
+    reader = api.load_model(
+        model, framework=framework, threads=threads, device=device, results_dir=results_dir
+    )
+    printer = PredictionPrinter(as_csv=as_csv, as_json=as_json, show=show)
+    plotted: list[tuple[str, str | bytes, Prediction]] = []
+    unread = 0
+    began = time.perf_counter()
+    with _progress(len(sources)) as advance:
+        answers = reader.read((source for _, source in sources), single=single)
+        for (name, source), answer in zip(sources, answers, strict=True):
+            advance()
+            if isinstance(answer, MnistError):
+                unread += 1
+                _say_unread(name, answer)
+                continue
+            printer.print(name, answer)
+            if save_plot is not None and len(plotted) < _MAX_PLOTTED:
+                plotted.append((name, source, answer))
+    printer.close()
+    seconds = time.perf_counter() - began
+    if len(sources) > 1:
+        note = f"; {unread:,} could not be read" if unread else ""
+        speed = f"{len(sources) / seconds:,.0f} per second"
+        say(f"{len(sources):,} pictures in {seconds:.1f} s, {speed}{note}")
+    if save_plot is not None and plotted:
+        from mnist_cli.reporting.charts import reading
+
+        reading.draw(plotted, save_plot, pictures=len(sources) - unread)
+        say_written(save_plot)
+    if failed or unread:
+        raise typer.Exit(1)
+
+
+def _sources(names: list[str]) -> tuple[list[tuple[str, str | bytes]], int]:
+    """Return name and path, or bytes, of each picture, and how many names have none."""
+    from mnist_cli.prediction import find_pictures
+
+    sources: list[tuple[str, str | bytes]] = []
+    failed = 0
+    for name in names:
+        try:
+            if name == "-":
+                if any(isinstance(source, bytes) for _, source in sources):
+                    raise PictureError("standard input holds one picture: name it once")
+                sources.append(("-", sys.stdin.buffer.read()))
+            else:
+                sources += [(_printable(path), path) for path in find_pictures(name)]
+        except MnistError as error:  # noqa: PERF203  # the other names are still looked at
+            failed += 1
+            _say_unread(_printable(name), error)
+    return sources, failed
+
+
+def _require_png(path: Path) -> None:
+    """Raise `UsageError` or `OutputError`, before a long job, if no chart can be written."""
+    from mnist_cli.records import require_writable
+
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--save-plot draws a PNG: give a name that ends in .png, not {path}.")
+    require_writable(path.parent, option="--save-plot")
+    with suppress(OSError):  # a name too long: writing to it will report that
+        if path.is_dir():
+            raise UsageError(f"--save-plot must be a file, not the folder {path}.")
+
+
+def _say_unread(name: str, error: MnistError) -> None:
+    say(" ".join(f"{name}: {error}".split()))
+
+
+def _printable(name: str) -> str:
+    """Return a file's name with ``?`` for characters that cannot be printed."""
+    text = name.encode("utf-8", "replace").decode("utf-8")
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def _progress(count: int) -> AbstractContextManager[Callable[[], None]]:
+    """Return a progress bar on standard error, for a terminal and more than a few pictures."""
+    if count <= _FEW_PICTURES or not sys.stderr.isatty():
+        return nullcontext(lambda: None)
+    from mnist_cli.reporting import console
+
+    return console.reading_progress(count)

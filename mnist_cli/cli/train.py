@@ -1,0 +1,80 @@
+"""`mnist train`: one network, one framework."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mnist_cli.cli import options
+from mnist_cli.cli.options import DEFAULTS, RESULTS
+from mnist_cli.cli.output import print_json, say_written
+
+
+def train(
+    framework: options.Framework = "torch",
+    arch: options.Arch = "cnn",
+    activation: options.Activation = "relu",
+    epochs: options.Epochs = DEFAULTS.epochs,
+    batch_size: options.BatchSize = DEFAULTS.batch_size,
+    learning_rate: options.LearningRate = DEFAULTS.learning_rate,
+    label_smoothing: options.LabelSmoothing = DEFAULTS.label_smoothing,
+    seed: options.Seed = DEFAULTS.seed,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    warmup_fraction: Annotated[
+        float, typer.Option(help="Share of the steps over which the learning rate rises.")
+    ] = DEFAULTS.warmup_fraction,
+    decay_power: Annotated[
+        float, typer.Option(help="The rate falls by half a cosine to this power; more is sooner.")
+    ] = DEFAULTS.decay_power,
+    target_accuracy: options.TargetAccuracy = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after this many epochs without a lower validation loss; keep the best epoch."
+        ),
+    ] = None,
+    augment: options.Augment = False,
+    precision: options.Precision = DEFAULTS.precision,
+    dataset: options.DatasetName = "mnist",
+    limit: options.Limit = None,
+    results_dir: options.ResultsDir = RESULTS,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train one network and save its model, record and chart."""
+    from mnist_cli import api
+    from mnist_cli.reporting import console
+
+    record = api.train(
+        framework,
+        arch=arch,
+        activation=activation,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        label_smoothing=label_smoothing,
+        seed=seed,
+        threads=threads,
+        device=device,
+        warmup_fraction=warmup_fraction,
+        decay_power=decay_power,
+        target_accuracy=target_accuracy,
+        patience=patience,
+        augment=augment,
+        precision=precision,
+        dataset=dataset,
+        limit=limit,
+        results_dir=results_dir,
+        resume=resume,
+    )
+    if as_json:
+        print_json(record.to_json())
+        return
+    console.stdout().print(console.history_table(record))
+    if target_accuracy is not None:
+        is_reached = record.history[-1].validation_accuracy >= target_accuracy
+        when = f"reached after {record.train_seconds:.1f} s of training"
+        typer.echo(f"target {target_accuracy:.4g}: {when if is_reached else 'not reached'}")
+    say_written(*api.training_files(results_dir, record.framework, arch))

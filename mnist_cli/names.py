@@ -1,0 +1,30 @@
+"""How frameworks and networks are called in charts, tables and sentences.
+
+Options, files and JSON fields use the short names that one types: ``torch``, ``cnn``.
+"""
+
+from __future__ import annotations
+
+_FRAMEWORKS = {"numpy": "NumPy", "tensorflow": "TensorFlow", "torch": "PyTorch"}
+_NETWORKS = {"cnn": "CNN", "mlp": "MLP"}
+
+
+def framework_name(framework: str) -> str:
+    """Return ``PyTorch`` for ``torch``; the name of a framework from elsewhere as it is."""
+    return _FRAMEWORKS.get(framework, framework)
+
+
+def network_name(arch: str, activation: str = "relu") -> str:
+    """Return ``CNN`` for ``cnn``; an activation other than ReLU is named too."""
+    name = _NETWORKS.get(arch, arch)
+    return name if activation == "relu" else f"{name} {activation}"
+
+
+def model_name(framework: str, arch: str, activation: str = "relu") -> str:
+    """Return ``PyTorch CNN`` for ``torch`` and ``cnn``."""
+    return f"{framework_name(framework)} {network_name(arch, activation)}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``1 run``, ``2 runs``, ``1,000 runs``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,62 @@
+"""The chart of a batch-size sweep: accuracy and speed by batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnist_cli.records import RunRecord
+from mnist_cli.reporting.charts.captions import dataset_names, facts, failed_models, model_names
+from mnist_cli.reporting.charts.panels import (
+    WHISKERS,
+    draw_by_number,
+    fit_accuracy_scale,
+    fit_scale,
+    label_panel,
+)
+from mnist_cli.reporting.charts.style import (
+    figure_with_legend,
+    group_by_cell,
+    network_of,
+    save,
+)
+
+DESCRIPTION = (
+    "Larger batches use the processor better but take fewer steps: the effect on accuracy, on the "
+    "time per epoch, on throughput and on the time to 98% validation accuracy."
+)
+
+
+def draw(
+    records: Sequence[RunRecord], path: Path, *, failures: Iterable[Mapping[str, Any]] = ()
+) -> None:
+    """Draw accuracy and speed by batch size, in four panels.
+
+    ``failures`` have ``framework`` and ``arch``; the caption names them.
+    """
+    cells = group_by_cell(records)
+    title = f"{model_names(cells)} by batch size, on {dataset_names(records)}"
+    figure, rows = figure_with_legend(title, cells, [3.9, 3.9])
+    # A subfigure per panel, so that marks above one panel do not shrink its neighbour.
+    accuracy, epoch, throughput, target = (
+        half.subplots() for row in rows for half in row.subfigures(1, 2, squeeze=False).ravel()
+    )
+    label_panel(accuracy, "Final test accuracy", "batch size", "test accuracy, %")
+    draw_by_number(accuracy, cells, "batch_size", lambda run: 100 * run.test_accuracy)
+    fit_accuracy_scale(accuracy.yaxis)
+    label_panel(epoch, "Training time per epoch", "batch size", "training seconds")
+    draw_by_number(epoch, cells, "batch_size", lambda run: run.train_seconds / len(run.history))
+    fit_scale(epoch.yaxis)
+    label_panel(throughput, "Throughput", "batch size", "images per second")
+    draw_by_number(throughput, cells, "batch_size", lambda run: run.images_per_second)
+    fit_scale(throughput.yaxis)
+    label_panel(target, "Time to 98% validation accuracy", "batch size", "training seconds")
+    draw_by_number(target, cells, "batch_size", lambda run: run.time_to_accuracy["0.98"])
+    fit_scale(target.yaxis)
+    points = {(run.framework, network_of(run), run.batch_size) for run in records}
+    notes = [
+        "lines: mean of runs (time to 98%: of runs that reached it)",
+        WHISKERS,
+    ] * (len(records) > len(points))
+    save(figure, path, [*facts(records, notes), *failed_models(failures)])

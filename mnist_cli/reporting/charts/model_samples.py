@@ -1,0 +1,99 @@
+"""The same test images as each model of a comparison classifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.records import RunRecord
+from mnist_cli.reporting.charts.captions import dataset_names, facts
+from mnist_cli.reporting.charts.panels import label_rows, row_positions
+from mnist_cli.reporting.charts.style import (
+    FONT_POINTS,
+    INK,
+    RIGHT,
+    RIGHT_FILL,
+    WIDTH_INCHES,
+    WRONG,
+    group_by_cell,
+    new_figure,
+    save,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+MODEL_SAMPLES = 12
+FILE_NAME = "sample_predictions.png"
+DESCRIPTION = (
+    "The same test digits as each model classifies them: green with a check mark is correct, red "
+    "with a cross is wrong. Digits on which the models disagree come first."
+)
+
+
+def draw(images: Array, labels: ArrayLike, records: Sequence[RunRecord], path: Path) -> None:
+    """Draw 12 test images with the predictions of every model, most disagreement first.
+
+    images: (N, 28, 28), uint8. labels: (N,), digits. The run with the lowest
+    seed is shown for each model.
+    """
+    cells = group_by_cell(records)
+    runs = [min(cell.runs, key=lambda run: run.seed) for cell in cells]
+    true = np.asarray(labels)
+    answers = np.tile(true, (len(runs), 1))
+    for row, run in zip(answers, runs, strict=True):
+        for index, digit in run.test_errors:
+            row[index] = digit
+    alike = int((answers == answers[0]).all(axis=0).sum())
+    missed = int((answers != true).all(axis=0).sum())
+    rows = row_positions(cells)
+    last = rows[-1] + 0.9
+    name_inches = 0.085 * max(len(cell.name) for cell in cells)
+    row_inches, column_inches = 0.36, (WIDTH_INCHES - 1.3 - name_inches) / MODEL_SAMPLES
+    image_rows = column_inches / row_inches
+    figure = new_figure(
+        1.25 + row_inches * (last + 2 + image_rows),
+        f"{dataset_names(runs)}: all models agree on {alike:,} of {len(true):,} test digits, "
+        f"and all are wrong on {missed:,}",
+    )
+    panel = figure.subplots()
+    chosen = most_disputed(answers, true, MODEL_SAMPLES)
+    for column, index in enumerate(chosen):
+        box = (column - 0.46, column + 0.46, -1.5, -1.5 - 0.92 * image_rows)
+        panel.imshow(images[index], cmap="gray_r", vmin=0, vmax=255, extent=box)
+        _draw_prediction(panel, column, -1, f"{true[index]}", color=INK, fontweight="bold")
+        for row, digit in zip(rows, answers[:, index], strict=True):
+            right = digit == true[index]
+            fill = RIGHT_FILL if right else WRONG
+            panel.barh(row, 0.92, left=column - 0.46, height=0.84, color=fill)
+            text = f"✓ {digit}" if right else f"✗ {digit}"
+            _draw_prediction(panel, column, row, text, color=RIGHT if right else "white")
+        _draw_prediction(panel, column, last, f"{index}", color=INK, fontsize=FONT_POINTS)
+    label_rows(panel, cells, [f"{len(run.test_errors):,} wrong" for run in runs])
+    names = ["true digit", *(cell.name for cell in cells), "test image"]
+    panel.set_yticks([-1, *rows, last], names)
+    panel.set(xticks=[], xlim=(-0.5, MODEL_SAMPLES - 0.5))
+    panel.set(ylim=(last + 0.5, -1.5 - image_rows), aspect=row_inches / column_inches)
+    panel.tick_params(length=0, labelsize=FONT_POINTS, labelcolor=INK)
+    panel.spines[:].set_visible(False)
+    save(figure, path, ["digits with most disagreement first", *facts(runs)])
+
+
+def most_disputed(answers: Array, labels: Array, count: int) -> Array:
+    """Return the indices of up to ``count`` images, those with most disagreement first.
+
+    Images on which all models agree come last, wrong ones before correct ones.
+    answers: (models, N), digits. labels: (N,), digits.
+    """
+    votes = (answers[:, :, None] == np.arange(CLASSES)).sum(axis=0)  # (N, 10)
+    all_right = (answers == labels).all(axis=0)
+    return np.lexsort((all_right, votes.max(axis=1)))[:count]  # stable; the last key is primary
+
+
+def _draw_prediction(panel: Axes, column: int, row: float, text: str, **style: Any) -> None:
+    panel.text(column, row, text, ha="center", va="center", **{"fontsize": 13, **style})

@@ -1,0 +1,89 @@
+"""A folder of results: its records are read, its charts and its page are drawn from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mnist_cli.errors import DataError, RecordError, UsageError
+from mnist_cli.experiments.document import load_document, records_of
+from mnist_cli.experiments.plan import COMPARISON, SWEEP
+from mnist_cli.records import RunRecord, replacing
+from mnist_cli.reporting.charts import batch_size, comparison, model_samples, training
+from mnist_cli.reporting.page import render_page
+from mnist_cli.reporting.tables import Document
+
+# The chart of each experiment; to add an experiment or replace its chart, add its module here.
+CHARTS = {COMPARISON: comparison, SWEEP: batch_size}
+# A chart file and its description on the page.
+Chart = tuple[Path, str]
+
+
+def load_documents(folder: Path) -> Mapping[str, Document]:
+    """Return the documents of experiments in a results folder, by the experiment's name.
+
+    Raises `RecordError` if there is none, nor a record of `mnist train`.
+    """
+    paths = {name: folder / f"{name}.json" for name in CHARTS}
+    documents = {name: load_document(path) for name, path in paths.items() if path.exists()}
+    if not documents and not _training_paths(folder):
+        raise RecordError(
+            f"No records in {folder}. Make them with 'mnist compare', 'mnist sweep-batch' or "
+            "'mnist train', or name another folder with --results-dir."
+        )
+    return documents
+
+
+def draw_document(name: str, document: Document, folder: Path) -> list[Chart]:
+    """Draw the charts of one experiment into ``folder`` and return them."""
+    records = records_of(document)
+    if not records:
+        return []
+    path = folder / f"{name}.png"
+    CHARTS[name].draw(records, path, failures=document["failures"])
+    charts = [(path, CHARTS[name].DESCRIPTION)]
+    if name == COMPARISON:
+        charts += _draw_samples(records, folder / model_samples.FILE_NAME)
+    return charts
+
+
+def _draw_samples(records: list[RunRecord], path: Path) -> list[Chart]:
+    """Draw sample predictions, unless the data set of the records is not on this machine."""
+    from mnist_cli.data.dataset import load_dataset
+
+    try:
+        dataset = load_dataset(records[0].dataset)
+    except (DataError, UsageError):  # the records may come from another machine
+        return []
+    if dataset.sha256 != records[0].environment["data_sha256"]:
+        return []
+    model_samples.draw(dataset.test_images, dataset.test_labels, records, path)
+    return [(path, model_samples.DESCRIPTION)]
+
+
+def draw_report(documents: Mapping[str, Document], folder: Path) -> list[Path]:
+    """Draw every chart whose records are in ``folder``, and the page; return their paths."""
+    charts = [chart for name in documents for chart in draw_document(name, documents[name], folder)]
+    for path in _training_paths(folder):
+        chart = path.with_suffix(".png")
+        training.draw(_training_record(path), chart)
+        charts.append((chart, training.DESCRIPTION))
+    page = folder / "report.html"
+    with replacing(page) as temporary:
+        temporary.write_text(render_page(documents, charts), encoding="utf-8")
+    return [*(path for path, _ in charts), page]
+
+
+def _training_paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*_training.json"))
+
+
+def _training_record(path: Path) -> RunRecord:
+    try:
+        return RunRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RecordError(
+            f"{path} is damaged ({type(error).__name__}: {error}). "
+            "Remove it, or train that model anew."
+        ) from error
