@@ -117,25 +117,10 @@ class Prediction:
             ],
         }
 
+    def _repr_html_(self) -> str:
+        from mnist_cli.reporting.notebook import prediction_html  # needed only to show it
 
-def predict(
-    source: Source,
-    *,
-    model: str | os.PathLike[str] | None = None,
-    framework: str = NUMPY,
-    single: bool = False,
-) -> Prediction:
-    """Read the digits in one picture: a path, a file's bytes, an array or a PIL image.
-
-    ``model`` is a checkpoint, by default the one inside this package. ``single`` takes all ink as
-    one digit. For many pictures a `Reader` loads its model once. Raises `PictureError` for what is
-    no picture or shows no digit, `CheckpointError` for a bad model.
-    """
-    reader = Reader(Path(model) if model is not None else None, framework=framework)
-    (answer,) = reader.read([source], single=single)
-    if isinstance(answer, PictureError):
-        raise answer
-    return answer
+        return prediction_html(self)
 
 
 def find_pictures(name: str) -> list[str]:
