@@ -1,4 +1,4 @@
-"""The README keeps its word: commands, options and figures are those of the code and records."""
+"""README and docs are true: their commands, options and figures are those of code and records."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from mnist_cli.reporting import console, tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
 COMMANDS = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
 
 
@@ -33,20 +34,33 @@ def test_every_command_is_documented(name: str) -> None:
     sorted({o for c in COMMANDS.values() for p in c.params for o in p.opts if o.startswith("--")}),
 )
 def test_every_option_is_documented(option: str) -> None:
-    assert re.search(rf"{option}\b", README), f"{option} is not in the README"
+    page = ROOT / "docs" / "commands.md"
+    assert re.search(rf"{option}\b", PAGES[page]), f"{option} is not in {page.name}"
 
 
 def test_every_documented_command_line_is_one_that_the_program_takes() -> None:
-    lines = re.findall(r"^mnist .*$", README, re.M)
-    assert len(lines) >= 8
+    lines = [line for text in (README, *PAGES.values()) for line in _command_lines(text)]
+    assert len(lines) >= 20
     for line in lines:
         name, *arguments = shlex.split(line, comments=True)[1:]
         COMMANDS[name].make_context(name, list(arguments), resilient_parsing=False)
 
 
-def test_every_picture_and_file_in_the_readme_exists() -> None:
-    for path in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / path).exists(), path
+def _command_lines(text: str) -> list[str]:
+    return re.findall(r"^mnist .*$", text, re.M)
+
+
+def test_every_linked_picture_and_file_exists() -> None:
+    for page, text in {ROOT / "README.md": README, **PAGES}.items():
+        for path in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (page.parent / path).exists(), (page.name, path)
+
+
+def test_each_page_is_linked_from_the_readme_and_short() -> None:
+    for page, text in PAGES.items():
+        is_log = page.stem.endswith("-log")  # linked from the page that sums it up
+        assert is_log or f"docs/{page.name}" in README
+        assert is_log or len(text.splitlines()) < 200
 
 
 @pytest.fixture

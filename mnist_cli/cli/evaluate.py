@@ -35,10 +35,10 @@ def evaluate(
     as_json: options.AsJson = False,
 ) -> None:
     """Test a saved model, in any framework, and draw its errors."""
-    from mnist_cli import api
+    from mnist_cli.api import training
     from mnist_cli.reporting import console
 
-    evaluation = api.evaluate(
+    evaluation = training.evaluate(
         model,
         framework=framework,
         dataset=dataset,
@@ -50,4 +50,4 @@ def evaluate(
         print_json(evaluation.to_json())
     else:
         console.stdout().print(console.evaluation_table(evaluation.to_json()))
-        say_written(*api.evaluation_files(results_dir, Path(evaluation.checkpoint)))
+        say_written(*training.evaluation_files(results_dir, Path(evaluation.checkpoint)))

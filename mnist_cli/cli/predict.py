@@ -13,7 +13,8 @@ import typer
 from mnist_cli.cli import options
 from mnist_cli.cli.options import RESULTS
 from mnist_cli.cli.output import say, say_written
-from mnist_cli.errors import MnistError, PictureError, UsageError
+from mnist_cli.cli.sources import find_sources, say_unread
+from mnist_cli.errors import MnistError, UsageError
 
 if TYPE_CHECKING:
     from mnist_cli.prediction import Prediction
@@ -65,7 +66,7 @@ def predict(
         _require_png(save_plot)
     # Pillow warns of small faults in files; here a picture is read, or refused in one line.
     warnings.simplefilter("ignore")
-    sources, failed = _sources(files)
+    sources, failed = find_sources(files)
     reader = api.load_model(
         model, framework=framework, threads=threads, device=device, results_dir=results_dir
     )
@@ -79,17 +80,14 @@ def predict(
             advance()
             if isinstance(answer, MnistError):
                 unread += 1
-                _say_unread(name, answer)
+                say_unread(name, answer)
                 continue
             printer.print(name, answer)
             if save_plot is not None and len(plotted) < _MAX_PLOTTED:
                 plotted.append((name, source, answer))
     printer.close()
-    seconds = time.perf_counter() - began
     if len(sources) > 1:
-        note = f"; {unread:,} could not be read" if unread else ""
-        speed = f"{len(sources) / seconds:,.0f} per second"
-        say(f"{len(sources):,} pictures in {seconds:.1f} s, {speed}{note}")
+        _say_speed(len(sources), time.perf_counter() - began, unread=unread)
     if save_plot is not None and plotted:
         from mnist_cli.reporting.charts import reading
 
@@ -99,24 +97,9 @@ def predict(
         raise typer.Exit(1)
 
 
-def _sources(names: list[str]) -> tuple[list[tuple[str, str | bytes]], int]:
-    """Return name and path, or bytes, of each picture, and how many names have none."""
-    from mnist_cli.prediction import find_pictures
-
-    sources: list[tuple[str, str | bytes]] = []
-    failed = 0
-    for name in names:
-        try:
-            if name == "-":
-                if any(isinstance(source, bytes) for _, source in sources):
-                    raise PictureError("standard input holds one picture: name it once")
-                sources.append(("-", sys.stdin.buffer.read()))
-            else:
-                sources += [(_printable(path), path) for path in find_pictures(name)]
-        except MnistError as error:  # noqa: PERF203  # the other names are still looked at
-            failed += 1
-            _say_unread(_printable(name), error)
-    return sources, failed
+def _say_speed(pictures: int, seconds: float, *, unread: int) -> None:
+    note = f"; {unread:,} could not be read" if unread else ""
+    say(f"{pictures:,} pictures in {seconds:.1f} s, {pictures / seconds:,.0f} per second{note}")
 
 
 def _require_png(path: Path) -> None:
@@ -129,16 +112,6 @@ def _require_png(path: Path) -> None:
     with suppress(OSError):  # a name too long: writing to it will report that
         if path.is_dir():
             raise UsageError(f"--save-plot must be a file, not the folder {path}.")
-
-
-def _say_unread(name: str, error: MnistError) -> None:
-    say(" ".join(f"{name}: {error}".split()))
-
-
-def _printable(name: str) -> str:
-    """Return a file's name with ``?`` for characters that cannot be printed."""
-    text = name.encode("utf-8", "replace").decode("utf-8")
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _progress(count: int) -> AbstractContextManager[Callable[[], None]]:

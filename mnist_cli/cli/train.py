@@ -44,10 +44,10 @@ def train(
     as_json: options.AsJson = False,
 ) -> None:
     """Train one network and save its model, record and chart."""
-    from mnist_cli import api
+    from mnist_cli.api import training
     from mnist_cli.reporting import console
 
-    record = api.train(
+    record = training.train(
         framework,
         arch=arch,
         activation=activation,
@@ -77,4 +77,4 @@ def train(
         is_reached = record.history[-1].validation_accuracy >= target_accuracy
         when = f"reached after {record.train_seconds:.1f} s of training"
         typer.echo(f"target {target_accuracy:.4g}: {when if is_reached else 'not reached'}")
-    say_written(*api.training_files(results_dir, record.framework, arch))
+    say_written(*training.training_files(results_dir, record.framework, arch))

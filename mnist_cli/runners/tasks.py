@@ -9,40 +9,47 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from mnist_cli.runners.base import EvaluateJob, OnEvent, PredictJob, TrainJob
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mnist_cli.adapters.base import Adapter
     from mnist_cli.arrays import Array
     from mnist_cli.data.dataset import Dataset
     from mnist_cli.records import EpochRecord
+    from mnist_cli.training.checkpoint import Checkpoint
+    from mnist_cli.training.loop import TrainingData
+
+# The fields of `TrainConfig` that a `RunRecord` has too.
+_RECORDED_SETTINGS = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "label_smoothing",
+    "warmup_fraction",
+    "decay_power",
+    "precision",
+    "augment",
+    "patience",
+    "seed",
+)
 
 
 def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     """Train a network and return its `records.RunRecord` as JSON."""
     started = time.perf_counter()
-    from datetime import datetime, timezone
     from pathlib import Path
 
-    from mnist_cli import adapters, records
-    from mnist_cli.data.dataset import fetch, load_dataset, split
+    from mnist_cli import records
     from mnist_cli.networks import spec
-    from mnist_cli.training import evaluation, loop, recipe
-    from mnist_cli.training.checkpoint import Checkpoint
-
-    def load() -> tuple[Dataset, loop.TrainingData]:
-        dataset = load_dataset(job.dataset)
-        return dataset, loop.prepare(dataset, split(dataset, seed=job.config.seed, limit=job.limit))
+    from mnist_cli.training import evaluation, loop
 
     emit({"event": "phase", "name": f"loading {job.dataset} and {job.framework}"})
-    fetch(job.dataset)  # here, where an interruption ends it
-    with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(load)
-        began = time.perf_counter()
-        adapter = adapters.load(job.framework)
-        import_seconds = time.perf_counter() - began
-        dataset, data = loading.result()
+    adapter, import_seconds, dataset, data = _load(job)
     classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
     environment = {
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -50,50 +57,20 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         "threads": job.threads,
         **adapter.environment(),
     }
-
     path = Path(job.checkpoint) if job.checkpoint else None
-    start = Checkpoint(
-        spec=job.spec,
-        config=job.config,
-        framework=job.framework,
-        dataset=dataset.name,
-        dataset_sha256=dataset.sha256,
-        train_images=len(data.train.labels),
-        history=(),
-        weights=recipe.starting_weights(job.spec, job.config.seed),
-        versions=environment,
-    )
-    if job.resume and path is not None:
-        start = loop.resumable(path, start)
-        if not start.history:
-            note = f"There is no {path} to resume: training anew."
-        elif loop.is_finished(start):
-            note = "Nothing is left to train: the run is finished."
-        else:
-            note = f"Going on after epoch {len(start.history)} of {job.config.epochs}."
-        emit({"event": "note", "text": note})
+    start = _start(job, dataset, len(data.train.labels), environment, path, emit)
     emit({"event": "phase", "name": "warming up"})
     fit = loop.fit(classifier, data, start, path=path, emit=emit)
 
     last, kept = fit.history[-1], fit.history[fit.model_epoch - 1]
     record = records.RunRecord(
         framework=job.framework,
-        arch=job.spec.arch,
-        activation=job.spec.activation,
+        **asdict(job.spec),
         parameters=spec.parameter_count(job.spec),
         dataset=dataset.name,
         train_images=len(data.train.labels),
-        epochs=job.config.epochs,
-        batch_size=job.config.batch_size,
-        learning_rate=job.config.learning_rate,
-        label_smoothing=job.config.label_smoothing,
-        warmup_fraction=job.config.warmup_fraction,
-        decay_power=job.config.decay_power,
-        precision=job.config.precision,
-        augment=job.config.augment,
-        patience=job.config.patience,
+        **{name: getattr(job.config, name) for name in _RECORDED_SETTINGS},
         model_epoch=fit.model_epoch,
-        seed=job.config.seed,
         history=fit.history,
         test_accuracy=kept.test_accuracy,
         test_loss=kept.test_loss,
@@ -109,10 +86,65 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         checkpoint=job.checkpoint,
         environment=environment | {"data_sha256": dataset.sha256},
     )
-    if path is not None:  # in no figure of the record: whatever they say is of the training
+    if path is not None:  # after the record, whose figures are of the training alone
         emit({"event": "phase", "name": "calibrating"})
         loop.calibrate(classifier, data, path)
     return record.to_json()
+
+
+def _load(job: TrainJob) -> tuple[Adapter, float, Dataset, TrainingData]:
+    """Return the adapter, the seconds of its import, and the data, loaded in a thread beside it."""
+    from mnist_cli import adapters
+    from mnist_cli.data.dataset import fetch, load_dataset, split
+    from mnist_cli.training import loop
+
+    def load() -> tuple[Dataset, TrainingData]:
+        dataset = load_dataset(job.dataset)
+        return dataset, loop.prepare(dataset, split(dataset, seed=job.config.seed, limit=job.limit))
+
+    fetch(job.dataset)  # in this thread, where an interruption ends it
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load)
+        began = time.perf_counter()
+        adapter = adapters.load(job.framework)
+        import_seconds = time.perf_counter() - began
+        return adapter, import_seconds, *loading.result()
+
+
+def _start(
+    job: TrainJob,
+    dataset: Dataset,
+    train_images: int,
+    environment: dict[str, Any],
+    path: Path | None,
+    emit: OnEvent,
+) -> Checkpoint:
+    """Return the state to train from: initial weights, or the checkpoint to resume."""
+    from mnist_cli.training import loop, recipe
+    from mnist_cli.training.checkpoint import Checkpoint
+
+    start = Checkpoint(
+        spec=job.spec,
+        config=job.config,
+        framework=job.framework,
+        dataset=dataset.name,
+        dataset_sha256=dataset.sha256,
+        train_images=train_images,
+        history=(),
+        weights=recipe.starting_weights(job.spec, job.config.seed),
+        versions=environment,
+    )
+    if not job.resume or path is None:
+        return start
+    start = loop.resumable(path, start)
+    if not start.history:
+        note = f"There is no {path} to resume: training anew."
+    elif loop.is_finished(start):
+        note = "Nothing is left to train: the run is finished."
+    else:
+        note = f"Going on after epoch {len(start.history)} of {job.config.epochs}."
+    emit({"event": "note", "text": note})
+    return start
 
 
 def _throughput(history: Sequence[EpochRecord]) -> float:

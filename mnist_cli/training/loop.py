@@ -109,16 +109,12 @@ def fit(
             classifier, data, state, rates=rates, emit=emit
         )
         began = time.perf_counter()
-        validation_logits = classifier.predict_logits(data.validation.images)
-        validation_loss = cross_entropy(validation_logits, data.validation.labels)
-        # An epoch's last update shows in none of its losses, but it does here.
-        _require_finite(np.array([validation_loss]), state, step=(len(state.history) + 1) * steps)
+        validation = _validate(classifier, data, state, step=(len(state.history) + 1) * steps)
         test_logits = classifier.predict_logits(data.test.images)
         row = EpochRecord(
             epoch=len(state.history) + 1,
             train_loss=float(losses.mean(dtype=np.float64)),
-            validation_loss=validation_loss,
-            validation_accuracy=accuracy(validation_logits, data.validation.labels),
+            **validation,
             test_loss=cross_entropy(test_logits, data.test.labels),
             test_accuracy=accuracy(test_logits, data.test.labels),
             train_seconds=before + seconds,
@@ -137,6 +133,20 @@ def fit(
     return Fit(
         state.history, state.model_epoch.epoch, test_logits, warmup_seconds, evaluate_seconds
     )
+
+
+def _validate(
+    classifier: Classifier, data: TrainingData, state: Checkpoint, *, step: int
+) -> dict[str, float]:
+    """Return loss and accuracy on the validation images. Raises `DivergedError` if not finite."""
+    logits = classifier.predict_logits(data.validation.images)
+    loss = cross_entropy(logits, data.validation.labels)
+    # The last update of an epoch affects none of its training losses, but it does this one.
+    _require_finite(np.array([loss]), state, step=step)
+    return {
+        "validation_loss": loss,
+        "validation_accuracy": accuracy(logits, data.validation.labels),
+    }
 
 
 def _with_epoch(state: Checkpoint, row: EpochRecord, classifier: Classifier) -> Checkpoint:

@@ -1,0 +1,208 @@
+"""`compare` and `sweep_batch`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_cli.api.arguments import (
+    DEFAULTS,
+    Names,
+    PathLike,
+    checked_device,
+    checked_threads,
+    checks_keywords,
+    resolve_archs,
+    resolve_frameworks,
+    results_folder,
+)
+from mnist_cli.config import ModelSpec, TrainConfig, require_choice, require_range
+from mnist_cli.errors import UsageError
+from mnist_cli.experiments.plan import COMPARISON, LR_SCALINGS, SWEEP, network, plan_jobs
+from mnist_cli.runners.base import TrainJob
+
+if TYPE_CHECKING:
+    from mnist_cli.reporting.comparison import Comparison
+
+_MAX_TIMEOUT_SECONDS = 1e6  # timers take no infinity
+
+
+@checks_keywords
+def compare(
+    framework: Names = None,
+    *,
+    arch: Names = None,
+    activation: str = "relu",
+    epochs: int = DEFAULTS.epochs,
+    runs: int = 1,
+    batch_size: int = DEFAULTS.batch_size,
+    learning_rate: float = DEFAULTS.learning_rate,
+    label_smoothing: float = DEFAULTS.label_smoothing,
+    augment: bool = False,
+    precision: str = DEFAULTS.precision,
+    seed: int = DEFAULTS.seed,
+    threads: int | None = None,
+    device: str = "cpu",
+    target_accuracy: float | None = None,
+    dataset: str = "mnist",
+    limit: int | None = None,
+    results_dir: PathLike | None = None,
+    timeout: float | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Comparison:
+    """Train networks in several frameworks under equal conditions and return the comparison.
+
+    ``framework`` and ``arch`` are names or lists of names, by default all there are. ``runs``
+    repeats each with seeds ``seed``, ``seed`` + 1, ... With ``results_dir`` models, records and
+    charts are written there, and ``resume`` does only the runs that are missing. A run that fails
+    or takes longer than ``timeout`` seconds is among the comparison's ``failures``.
+    """
+    frameworks, archs = resolve_frameworks(framework), resolve_archs(arch)
+    folder = results_folder(results_dir, resume=resume)
+    template = TrainJob(
+        framework=frameworks[0],
+        spec=_template_spec(archs, activation),
+        config=TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            label_smoothing=label_smoothing,
+            seed=seed,
+            target_accuracy=target_accuracy,
+            augment=augment,
+            precision=precision,
+        ),
+        threads=checked_threads(threads),
+        dataset=os.fspath(dataset),
+        limit=limit,
+        device=checked_device(device),
+        checkpoint=None if folder is None else str(folder / "models"),
+    )
+    return _run_experiment(
+        COMPARISON,
+        template,
+        {"frameworks": frameworks, "archs": archs, "runs": runs},
+        folder=folder,
+        timeout=timeout,
+        resume=resume,
+        progress=progress,
+    )
+
+
+@checks_keywords
+def sweep_batch(
+    batch_sizes: Sequence[int] = (16, 32, 64, 128, 256, 512),
+    *,
+    lr_scaling: str = "sqrt",
+    framework: Names = None,
+    arch: Names = None,
+    activation: str = "relu",
+    epochs: int = 3,
+    runs: int = 1,
+    learning_rate: float = DEFAULTS.learning_rate,
+    label_smoothing: float = DEFAULTS.label_smoothing,
+    augment: bool = False,
+    precision: str = DEFAULTS.precision,
+    seed: int = DEFAULTS.seed,
+    threads: int | None = None,
+    device: str = "cpu",
+    dataset: str = "mnist",
+    limit: int | None = None,
+    results_dir: PathLike | None = None,
+    timeout: float | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Comparison:
+    """Train at several batch sizes and return the comparison.
+
+    ``learning_rate`` is the peak at a batch of 64; ``lr_scaling`` (``none``, ``linear`` or
+    ``sqrt``) says how it follows the batch size. The rest is as in `compare`.
+    """
+    frameworks, archs = resolve_frameworks(framework), resolve_archs(arch)
+    require_choice("learning-rate scaling", lr_scaling, LR_SCALINGS)
+    folder = results_folder(results_dir, resume=resume)
+    template = TrainJob(
+        framework=frameworks[0],
+        spec=_template_spec(archs, activation),
+        config=TrainConfig(
+            epochs=epochs,
+            learning_rate=learning_rate,
+            label_smoothing=label_smoothing,
+            seed=seed,
+            augment=augment,
+            precision=precision,
+        ),
+        threads=checked_threads(threads),
+        dataset=os.fspath(dataset),
+        limit=limit,
+        device=checked_device(device),
+    )
+    return _run_experiment(
+        SWEEP,
+        template,
+        {
+            "frameworks": frameworks,
+            "archs": archs,
+            "runs": runs,
+            "batch_sizes": sorted(set(batch_sizes)),
+            "lr_scaling": lr_scaling,
+        },
+        folder=folder,
+        timeout=timeout,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def _run_experiment(
+    name: str,
+    template: TrainJob,
+    plan: dict[str, Any],
+    *,
+    folder: Path | None,
+    timeout: float | None,
+    resume: bool,
+    progress: bool,
+) -> Comparison:
+    """Run and draw a comparison or a sweep; ``plan`` holds the arguments of `plan_jobs`."""
+    from mnist_cli.experiments.run import run_jobs
+    from mnist_cli.reporting.comparison import Comparison
+    from mnist_cli.reporting.console import TrainingProgress
+
+    require_range("runs", plan["runs"], 1, 1000)
+    if timeout is not None and not 0 < timeout <= _MAX_TIMEOUT_SECONDS:
+        raise UsageError(f"timeout must be from above 0 to 1000000 seconds, not {timeout:g}.")
+    jobs = plan_jobs(template, **plan)
+    with TrainingProgress([job.spec.arch for job in jobs], is_shown=progress) as observer:
+        document = run_jobs(
+            jobs,
+            path=None if folder is None else folder / f"{name}.json",
+            settings=_settings(template, plan),
+            observer=observer,
+            resume=resume,
+            timeout_seconds=timeout,
+        )
+    if folder is None:
+        return Comparison(document)
+    from mnist_cli.reporting.results import draw_document
+
+    charts = [chart for chart, _ in draw_document(name, document, folder)]
+    return Comparison(document, (folder / f"{name}.json", *charts))
+
+
+def _settings(template: TrainJob, plan: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be equal for an experiment to be resumed."""
+    job = asdict(template)
+    config, spec = job.pop("config"), job.pop("spec")
+    for of_one_run in ("framework", "checkpoint", "resume"):
+        del job[of_one_run]
+    return {**config, **job, "activation": spec["activation"], **plan}
+
+
+def _template_spec(archs: Sequence[str], activation: str) -> ModelSpec:
+    """Return the spec that carries the MLP's activation, if an MLP is to be trained."""
+    return network("mlp", activation) if "mlp" in archs else ModelSpec(archs[0], activation)
