@@ -1,4 +1,4 @@
-"""The frameworks, found by entry point: see `base` for what each must offer."""
+"""The frameworks, found by entry point; `base` has the contract."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a framework must offer to take part: two small protocols.
+"""The contract of a framework: two small protocols.
 
 An adapter is found by its entry point in the group ``mnist_cli.adapters`` and may import its
 framework when its module is imported: loading the entry point is the one test of whether the
-framework is there.
+framework is installed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from mnist_cli.arrays import Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 
-# Losses leave a framework in chunks of this many steps: often enough for a live display, seldom
-# enough that a device is not stopped to read one number.
+# Losses are returned in chunks of this many steps: often enough for a live display, rarely enough
+# that the device need not be synchronised for every loss.
 STEPS_PER_CHUNK = 32
 
 
@@ -22,8 +22,8 @@ class Classifier(Protocol):
     """One network in one framework, with its optimiser's state.
 
     Images are float32 (N, 28, 28), normalised by `recipe.normalize`; labels are int64 (N,), 0-9.
-    An array of images that was trained on may be kept, on the device or by helpers: it must not be
-    changed afterwards.
+    An array of images that was trained on may be kept, on the device or by worker processes, and
+    must not be changed afterwards.
     """
 
     def train_epoch(
@@ -47,7 +47,7 @@ class Classifier(Protocol):
         ...
 
     def export_weights(self) -> Weights:
-        """Return a copy of the weights, canonical names and layouts (see `architectures`)."""
+        """Return a copy of the weights, canonical names and layouts (see `networks.spec`)."""
         ...
 
     def import_weights(self, weights: Weights) -> None:

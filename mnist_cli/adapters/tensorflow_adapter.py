@@ -25,10 +25,10 @@ from mnist_cli.networks.spec import (
     parameter_layers,
 )
 
-_PREDICT_BATCH = 250  # more takes memory, and saves little time
-# On a CPU a batch is trained on in parts, one to a thread, which meet once a step and not at every
-# operation. Parts of fewer images than these cost more than they save.
-_IMAGES_A_PART = {"cnn": 8, "mlp": 128}
+_PREDICT_BATCH = 250  # a larger one takes more memory and saves little time
+# On a CPU a batch is split, one split per thread: threads then synchronise once per step instead of
+# at every operation. Splits of fewer images than these cost more than they save.
+_MIN_SPLIT_IMAGES = {"cnn": 8, "mlp": 128}
 
 
 def _keras_layer(layer: Layer, policy: str) -> Any:
@@ -92,14 +92,15 @@ def from_keras(weight: Array, channels: int | None) -> Array:
 class TensorFlowClassifier:
     """`base.Classifier` in TensorFlow; Keras holds the weights, this class the velocities.
 
-    Keras' own SGD folds the learning rate into the velocity, which under a schedule is another
-    optimiser than the contract's; TensorFlow's own kernel for momentum does not.
+    Keras' own SGD folds the learning rate into the velocity, which under a schedule is a different
+    optimiser from the contract's; TensorFlow's momentum kernel does not.
 
-    A batch is trained on in ``parts``, side by side; as many threads predict.
+    Each batch is computed in ``splits`` of its images, in parallel; as many threads predict.
     """
 
-    def __init__(self, spec: ModelSpec, config: TrainConfig, *, parts: int) -> None:
-        self.parts = parts
+    def __init__(self, spec: ModelSpec, config: TrainConfig, *, splits: int) -> None:
+        self.splits = splits
+        self.label_smoothing = config.label_smoothing
         self.batch_size = config.batch_size
         self.model = build_model(spec, config.precision)
         self.channels = _flattened_channels(spec)
@@ -118,60 +119,63 @@ class TensorFlowClassifier:
         }
         self._resident: tuple[Array, Any] | None = None
         self._train_chunk = self._compile_chunk(config)
-        # Judged in float32, whatever it is trained in.
-        self._reader = self.model if config.precision == "float32" else build_model(spec)
+        # Predictions are computed in float32, whatever the training precision.
+        self._predicting_model = self.model if config.precision == "float32" else build_model(spec)
         self._predict = tf.function(
-            lambda images: self._reader(images, training=False),
+            lambda images: self._predicting_model(images, training=False),
             input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.float32)],
             autograph=False,
         )
 
+    def _gradients(self, images: Any, labels: Any) -> tuple[list[Any], Any]:
+        """Return gradients and losses of one split of a batch.
+
+        images (n, 28, 28, 1), float32; labels (n,), int64. The gradients are float32, shaped as the
+        weights, of the sum of the split's smoothed losses over ``batch_size``: those of all splits
+        add up to the batch's. The losses (n,), float32, are without smoothing.
+        """
+        wrong = self.label_smoothing / CLASSES  # target of a class that is not the label
+        smoothed = tf.one_hot(labels, CLASSES, 1 - self.label_smoothing + wrong, wrong)
+        with tf.GradientTape() as tape:
+            logits = self.model(images, training=True)
+            smoothed_losses = tf.nn.softmax_cross_entropy_with_logits(
+                labels=smoothed, logits=logits
+            )
+            mean_loss = tf.reduce_sum(smoothed_losses) / self.batch_size
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+        return tape.gradient(mean_loss, list(self.variables.values())), losses
+
+    def _update(self, gradients: list[Any], learning_rate: Any, config: TrainConfig) -> None:
+        for (name, weight), gradient in zip(self.variables.items(), gradients, strict=True):
+            if name.endswith(".weight"):
+                gradient = gradient + config.weight_decay * weight
+            # One pass over velocity and weight, in the form that the contract asks for.
+            tf.raw_ops.ResourceApplyMomentum(
+                var=weight.value.handle,
+                accum=self.velocities[name].handle,
+                lr=learning_rate,
+                grad=gradient,
+                momentum=config.momentum,
+                use_nesterov=True,
+            )
+
     def _compile_chunk(self, config: TrainConfig) -> Any:
         """Return a compiled (images, labels, order (n, batch), learning_rates (n,)) -> losses."""
-        wrong = config.label_smoothing / CLASSES  # the target of a class that is not the label
-        weights = list(self.variables.values())
-        # Sizes of the parts: as even as can be.
-        sizes = [len(part) for part in np.array_split(range(self.batch_size), self.parts)]
-
-        def gradients_of(images: Any, labels: Any) -> tuple[list[Any], Any]:
-            """Return a part's share of the batch's gradients, and its losses without smoothing.
-
-            images (n, 28, 28, 1), float32; labels (n,), int64. The gradients are float32, shaped
-            as the weights, those of all parts adding up to the batch's; the losses (n,), float32.
-            """
-            smoothed = tf.one_hot(labels, CLASSES, 1 - config.label_smoothing + wrong, wrong)
-            with tf.GradientTape() as tape:
-                logits = self.model(images, training=True)
-                smoothed_losses = tf.nn.softmax_cross_entropy_with_logits(
-                    labels=smoothed, logits=logits
-                )
-                part_of_mean = tf.reduce_sum(smoothed_losses) / self.batch_size
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-            return tape.gradient(part_of_mean, weights), losses
+        # Sizes of the splits, as even as possible.
+        sizes = [len(part) for part in np.array_split(range(self.batch_size), self.splits)]
 
         def step(images: Any, labels: Any, batch: Any, learning_rate: Any) -> Any:
-            of_parts = [
-                gradients_of(tf.gather(images, part), tf.gather(labels, part))
-                for part in tf.split(batch, sizes)
+            results = [
+                self._gradients(tf.gather(images, split), tf.gather(labels, split))
+                for split in tf.split(batch, sizes)
             ]
-            shares, losses = zip(*of_parts, strict=True)
-            gradients = [tf.add_n(same) for same in zip(*shares, strict=True)]
-            for (name, weight), gradient in zip(self.variables.items(), gradients, strict=True):
-                if name.endswith(".weight"):
-                    gradient = gradient + config.weight_decay * weight
-                # Velocity and weight in one pass, in just the contract's form.
-                tf.raw_ops.ResourceApplyMomentum(
-                    var=weight.value.handle,
-                    accum=self.velocities[name].handle,
-                    lr=learning_rate,
-                    grad=gradient,
-                    momentum=config.momentum,
-                    use_nesterov=True,
-                )
+            gradients, losses = zip(*results, strict=True)
+            total = [tf.add_n(terms) for terms in zip(*gradients, strict=True)]
+            self._update(total, learning_rate, config)
             return tf.reduce_mean(tf.concat(losses, 0))
 
-        # One graph for a whole chunk: calling Python once a step costs an MLP more than the step.
-        # With its shapes given and its loop written out it is made once, from no translated Python.
+        # One graph for a whole chunk: a call from Python per step costs an MLP more than the step.
+        # With fixed shapes and an explicit loop it is traced once, and AutoGraph is not needed.
         @tf.function(  # type: ignore[untyped-decorator]  # no types in TensorFlow
             input_signature=[
                 tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.float32),
@@ -211,22 +215,22 @@ class TensorFlowClassifier:
             yield losses.numpy()
 
     def _on_device(self, images: Array) -> Any:
-        """Return images as (N, 28, 28, 1) on the device, moved there whenever they change."""
+        """Return images as (N, 28, 28, 1) on the device, copied only when the array changes."""
         if self._resident is None or self._resident[0] is not images:
             self._resident = (images, tf.constant(images[..., np.newaxis]))
         return self._resident[1]
 
     def predict_logits(self, images: Array) -> Array:
         """See `base.Classifier.predict_logits`."""
-        if self._reader is not self.model:
-            self._reader.set_weights(self.model.get_weights())
+        if self._predicting_model is not self.model:
+            self._predicting_model.set_weights(self.model.get_weights())
         logits = np.empty((len(images), 10), dtype=np.float32)
 
         def predict(start: int) -> None:
             batch = slice(start, start + _PREDICT_BATCH)
             logits[batch] = self._predict(tf.constant(images[batch, ..., np.newaxis])).numpy()
 
-        with ThreadPoolExecutor(self.parts) as pool:
+        with ThreadPoolExecutor(self.splits) as pool:
             list(pool.map(predict, range(0, len(images), _PREDICT_BATCH)))
         return logits
 
@@ -260,11 +264,11 @@ class TensorFlowClassifier:
         return self.channels.get(name.partition(".")[0])
 
     def synchronize(self) -> None:
-        """See `base.Classifier.synchronize`; reading a chunk's losses has already waited."""
+        """See `base.Classifier.synchronize`: reading a chunk's losses has already waited."""
 
 
 def _flattened_channels(spec: ModelSpec) -> dict[str, int]:
-    """Return, for each dense layer fed by flattened feature maps, how many maps there are."""
+    """Return the number of feature maps that each dense layer's input was flattened from."""
     convolutions = [layer for layer in parameter_layers(spec) if isinstance(layer, Conv)]
     dense = [layer for layer in parameter_layers(spec) if isinstance(layer, Dense)]
     return {dense[0].name: convolutions[-1].out_channels} if convolutions else {}
@@ -287,16 +291,18 @@ class TensorFlowAdapter:
         if device == "cpu":
             tf.config.set_visible_devices([], "GPU")
         self._device = "cpu" if device == "cpu" or not gpus else gpus[0].name
-        # Full float32 on a GPU too: the default is TF32 here and there, in each framework its own.
+        # Full float32 on a GPU too: defaults for TF32 differ between frameworks.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         on_cpu = self._device == "cpu"
-        parts = 1
+        splits = 1
         if on_cpu:
-            parts = threads = max(1, min(threads, config.batch_size // _IMAGES_A_PART[spec.arch]))
-        if tf.config.threading.get_intra_op_parallelism_threads() == 0:  # not decided yet
+            splits = threads = max(
+                1, min(threads, config.batch_size // _MIN_SPLIT_IMAGES[spec.arch])
+            )
+        if tf.config.threading.get_intra_op_parallelism_threads() == 0:  # not set yet
             tf.config.threading.set_intra_op_parallelism_threads(1 if on_cpu else threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
-        return TensorFlowClassifier(spec, config, parts=parts)
+        return TensorFlowClassifier(spec, config, splits=splits)
 
     def environment(self) -> dict[str, Any]:
         """See `base.Adapter.environment`."""

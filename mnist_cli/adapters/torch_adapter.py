@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._dynamo  # a second's work that torch.optim would put off until its first use
+import torch._dynamo  # else torch.optim imports it, a second's work, at its first use
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +18,7 @@ from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.networks.spec import Activation, Conv, Dense, Flatten, Layer, MaxPool, layers
 
-_PREDICT_BATCH = 250  # more takes memory, in PyTorch also time
+_PREDICT_BATCH = 250  # a larger one takes more memory and, in PyTorch, more time
 
 
 def _module(layer: Layer) -> nn.Module:
@@ -44,16 +44,16 @@ def build_module(spec: ModelSpec) -> nn.Sequential:
 
 
 class TorchClassifier:
-    """`base.Classifier` in PyTorch; its parameters carry the canonical names and layouts as is."""
+    """`base.Classifier` in PyTorch, whose parameters have canonical names and layouts anyway."""
 
     def __init__(self, spec: ModelSpec, config: TrainConfig, device: torch.device) -> None:
         self.batch_size = config.batch_size
         self.label_smoothing = config.label_smoothing
         self.device = device
-        # Channels last is what cuDNN, and oneDNN given plain tensors, convolve without reordering.
+        # cuDNN, and oneDNN on plain tensors, convolve channels-last tensors without reordering.
         self.module = build_module(spec).to(memory_format=torch.channels_last).to(device)
         maps = next(i for i, module in enumerate(self.module) if isinstance(module, nn.Flatten))
-        # The layers behind the first, as `_logits` needs them.
+        # Everything after the first convolution, on feature maps and on vectors; see `_logits`.
         self.maps, self.vectors = self.module[1:maps], self.module[maps:]
         self.is_mixed = config.precision != "float32"
         self.in_onednn = device.type == "cpu" and maps > 0 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -92,7 +92,7 @@ class TorchClassifier:
         logits = self._mixed_logits(inputs) if self.is_mixed else self._logits(inputs)
         log_probabilities = functional.log_softmax(logits, dim=1)
         loss = functional.nll_loss(log_probabilities, targets)
-        # What `functional.cross_entropy` does with label_smoothing, but it would keep the loss.
+        # As `functional.cross_entropy` with label_smoothing, which returns no unsmoothed loss.
         smoothed_loss = torch.lerp(loss, -log_probabilities.mean(), self.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         smoothed_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -101,8 +101,8 @@ class TorchClassifier:
 
     def _logits(self, inputs: Tensor) -> Tensor:
         if self.in_onednn:
-            # On a CPU oneDNN keeps the feature maps in the layout it likes best, and its pooling
-            # goes back several times faster than PyTorch's, whose winners are 64-bit indices.
+            # On a CPU oneDNN keeps feature maps in its preferred layout, and the backward pass of
+            # its pooling is several times as fast as PyTorch's, which stores 64-bit indices.
             first = functional.conv2d(
                 _stack_rows(inputs).to_mkldnn(),
                 # (32, 1, 3, 3) -> (32, 3, 1, 3)
@@ -121,7 +121,7 @@ class TorchClassifier:
         return logits.float()
 
     def _on_device(self, images: Array) -> Tensor:
-        """Return images as (N, 1, 28, 28) on the device, moved there whenever they change."""
+        """Return images as (N, 1, 28, 28) on the device, copied only when the array changes."""
         if self._resident is None or self._resident[0] is not images:
             self._resident = (images, torch.from_numpy(images).unsqueeze(1).to(self.device))
         return self._resident[1]
@@ -168,10 +168,10 @@ class TorchClassifier:
 
 
 def _stack_rows(images: Tensor) -> Tensor:
-    """Return (N, 1, H, W) as (N, 3, H, W): for each pixel the one above it, itself, the one below.
+    """Return (N, 1, H, W) as (N, 3, H, W): the pixel above, the pixel itself, the one below.
 
-    A 3x3 convolution of the one channel is a 1x3 convolution of the three. Without AVX-512 oneDNN's
-    way back to their weight is three times faster: one channel it pads to eight.
+    A 3x3 convolution of one channel equals a 1x3 convolution of these three. Without AVX-512,
+    oneDNN computes the weight gradient three times as fast: it pads a single channel to eight.
     """
     height = images.shape[2]
     padded = functional.pad(images, (0, 0, 1, 1))
@@ -199,7 +199,7 @@ class TorchAdapter:
                 "PyTorch sees no CUDA device. Use --device cpu, or install a CUDA build and driver."
             )
         torch.set_num_threads(threads)
-        # Full float32 on a GPU too: the default is TF32 here and there, in each framework its own.
+        # Full float32 on a GPU too: defaults for TF32 differ between frameworks.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
         self._device = torch.device(device)
