@@ -1,6 +1,7 @@
-"""What a run leaves behind: plain, JSON-ready records, and the one way to write a file.
+"""Records of runs, the machine they ran on, and atomic file writing.
 
-Charts and tables read records and nothing else, so they can be drawn again without training.
+Records are plain and JSON-ready. Charts and tables read nothing else, so they can be drawn again
+without training.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ ACCURACY_MARKS = (0.98, 0.99)
 class EpochRecord:
     """One epoch. Losses are means per image; accuracies are 0-1.
 
-    ``train_seconds`` counts from the start of the run's training to the end of this epoch and,
-    as everywhere, leaves evaluation out; ``images_per_second`` is this epoch's own. A target
-    accuracy may end a run's last epoch early.
+    ``train_seconds`` is cumulative: from the start of training to the end of this epoch, without
+    evaluation. ``images_per_second`` is this epoch's. A target accuracy may end the last epoch
+    early.
     """
 
     epoch: int
@@ -50,12 +51,11 @@ class RunRecord:
     """One finished run.
 
     ``time_to_accuracy`` maps each of `ACCURACY_MARKS` to the training seconds until validation
-    accuracy first reached it, or None. ``test_errors`` lists each test image that was read wrong
-    as (index, what it was read as): with it, two runs can be compared image by image.
-    ``peak_rss_mib`` is the peak memory of the run's process; what NumPy's forked helpers add to
-    that, some 40 MiB each for the CNN, is not in it. ``import_seconds`` is the time of the
-    framework's import, beside which a thread loads the data. ``label_smoothing``,
-    ``warmup_fraction`` and ``decay_power`` are None in records from before they were written down.
+    accuracy first reached it, or None. ``test_errors`` lists each misclassified test image as
+    (index, prediction), so that two runs can be compared image by image. ``peak_rss_mib`` is the
+    peak memory of the run's process, without NumPy's worker processes (about 40 MiB each for the
+    CNN). ``import_seconds`` is the time of the framework's import, while a thread loads the data.
+    ``label_smoothing``, ``warmup_fraction`` and ``decay_power`` are None in older records.
     ``model_epoch`` is the epoch whose model was kept and that ``test_accuracy`` is of: the last or,
     with ``patience``, the best; None in older records, where it is the last.
     """
@@ -110,7 +110,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunRecord:
-        """Return the record that `to_json` made ``values`` of."""
+        """Return the record whose `to_json` is ``values``."""
         history = tuple(EpochRecord(**row) for row in values["history"])
         errors = tuple((index, digit) for index, digit in values["test_errors"])
         return cls(**{**values, "history": history, "test_errors": errors})
@@ -143,9 +143,9 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-@functools.cache  # it asks other programs, and an experiment wants it after each run
+@functools.cache  # it runs other programs, and an experiment needs it after each run
 def describe_machine() -> dict[str, Any]:
-    """Return the machine and program: JSON values, no framework imported. Not to be changed."""
+    """Return hardware, system and program as JSON values; the caller must not change the result."""
     return {
         "cpu": _cpu_name(),
         "cores": available_cores(),
@@ -159,9 +159,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def peak_rss_mib() -> float:
-    """Return this process's peak resident memory in MiB (0 where the system does not tell)."""
-    # Linux keeps getrusage's figure across exec, so a child can inherit its parent's; VmHWM is
-    # the process's own.
+    """Return this process's peak resident memory in MiB, or 0 if the system does not report it."""
+    # On Linux getrusage's figure survives exec, so a child can inherit its parent's; VmHWM does
+    # not.
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -176,10 +176,10 @@ def peak_rss_mib() -> float:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and rename it to ``path`` if the block succeeds.
+    """Yield a temporary path to write to, and rename it to ``path`` if the block succeeds.
 
-    A reader, or a kill at any moment, sees the old file or the new one, never half of one.
-    Raises `OutputError` if the folder cannot be written.
+    So ``path`` always holds the old file or the new one, never a part, also after a kill. Raises
+    `OutputError` if the folder cannot be written.
     """
     temporary = None
     try:
@@ -201,16 +201,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _why(error: BaseException | None) -> str:
-    """Return in words why the system did not write."""
+    """Return in words why a file could not be written."""
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return "a part of this path is not a folder"
     return getattr(error, "strerror", None) or str(error)
 
 
 def require_writable(folder: Path, *, option: str = "--results-dir") -> None:
-    """Raise `OutputError` if ``folder`` cannot be written: before a long run, not after it.
+    """Raise `OutputError` if ``folder`` cannot be written; for use before a long run.
 
-    ``option`` is what named it.
+    ``option`` is the option that named it.
     """
     try:
         with replacing(folder / ".writable"):

@@ -1,4 +1,4 @@
-"""Runs of a plan, one at a time: they survive failures, Ctrl-C and kills."""
+"""Execute the runs of a plan one at a time, surviving failures, Ctrl-C and kills."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _OLDER_SETTINGS = {"activation": "relu"}
 
 
 class Observer(Protocol):
-    """What follows the runs; `console.TrainingProgress` is one."""
+    """What is told of the runs, such as `console.TrainingProgress`."""
 
     def start_run(self, label: str) -> None:
-        """A run begins."""
+        """Called when a run begins."""
 
     def on_event(self, event: Mapping[str, Any]) -> None:
-        """The current run reports."""
+        """Called with each event of the current run."""
 
     def finish_run(self, record: RunRecord | None = None, *, failure: str = "") -> None:
-        """The current run has ended: with a record, or with the message of its failure."""
+        """Called when the current run has ended: with a record, or with why it failed."""
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
+        """Called with a message for the user."""
 
 
 def run_jobs(
@@ -116,9 +116,9 @@ def _execute(
 
 
 def _require_possible(jobs: Sequence[TrainJob]) -> str:
-    """Raise now what would otherwise end the last run: bad data, limit, or too large a batch.
+    """Raise early what would make a later run fail: bad data, limit, or too large a batch.
 
-    Returns the SHA-256 of the dataset.
+    Returns the SHA-256 of the data set.
     """
     largest = max(jobs, key=lambda job: job.config.batch_size)
     dataset = load_dataset(largest.dataset)
@@ -136,7 +136,7 @@ def _finished(
     document = load_document(found)
     for name, value in settings.items():
         if name == "runs" and document["settings"][name] < value:
-            continue  # more repeats than last time: those there are the first of them
+            continue  # more repeats than last time: the finished ones are the first of them
         if document["settings"].get(name, _OLDER_SETTINGS.get(name)) != value:
             raise RecordError(
                 f"Cannot resume {found}: it was measured with {name} "
@@ -155,7 +155,7 @@ def _finished(
 
 
 def _keep_aside_unless_readable(path: Path, observer: Observer) -> None:
-    """Rename a document that this program cannot read, so that nothing is ever lost."""
+    """Rename a document that this program cannot read, so that it is not overwritten."""
     if not path.exists():
         return
     try:
@@ -175,13 +175,13 @@ def _keep_aside(path: Path) -> Path:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system frees it when the process ends, however it ends."""
+    """Hold the folder's lock, which the system releases whenever the process ends."""
     require_writable(folder)
     try:
         with FileLock(folder / ".mnist.lock", timeout=0):
             yield
     except Timeout:
         raise OutputError(
-            f"Another comparison is at work in {folder}. "
+            f"Another comparison is running in {folder}. "
             "Wait for it, or choose another folder with --results-dir."
         ) from None

@@ -1,4 +1,4 @@
-"""Statistics over records: what n runs of each say, and what they do not say."""
+"""Statistics over records: means, intervals and tests, paired by seed."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _STATISTICS = (
 
 
 def summarize(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
-    """Return one row of `statistic`s for each framework, network and batch size, in order met.
+    """Return a row of `statistic`s for each framework, network and batch size, in input order.
 
-    Times to an accuracy count only the runs that reached it.
+    Times to an accuracy are over the runs that reached it.
     """
     cells: dict[tuple[str, str, int], list[RunRecord]] = {}
     for run in runs:
@@ -52,10 +52,10 @@ def summarize(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
 
 
 def statistic(values: Sequence[float]) -> dict[str, Any]:
-    """Return {n, mean, sd, ci95} of ``values``; None where there are too few of them.
+    """Return {n, mean, sd, ci95} of ``values``; None where there are too few values.
 
-    ``sd`` is the sample's standard deviation, ``ci95`` the half-width of the 95% interval of the
-    mean by Student's t with n - 1 degrees of freedom.
+    ``sd`` is the sample standard deviation, ``ci95`` the half-width of the 95% confidence interval
+    of the mean by Student's t with n - 1 degrees of freedom.
     """
     count = len(values)
     mean = math.fsum(values) / count if count else None
@@ -72,10 +72,11 @@ def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Return a row for each network and each pair of frameworks that trained it.
 
     Runs are paired by seed: both had the same weights, split and batches. ``speed_ratio`` is
-    ``first``'s images per second over ``second``'s: the geometric mean with its 95% interval.
-    ``accuracy_points`` is first minus second in percentage points of test accuracy. ``mcnemar``
-    has, for each seed, the images that only one of the two read wrong and the p-value.
-    ``faster`` and ``more_accurate`` name a clear winner or are None; see `_clear`.
+    images per second of ``first`` over those of ``second``: the geometric mean with its 95%
+    interval. ``accuracy_points`` is first minus second in percentage points of test accuracy.
+    ``mcnemar`` has, for each seed, the number of images that only one of the two got wrong and the
+    p-value. ``faster`` and ``more_accurate`` name the significantly better one, or are None; see
+    `_is_significant`.
     """
     rows = []
     for arch, first, second in _pairs(runs, lambda run: run.arch, lambda run: run.framework):
@@ -87,6 +88,7 @@ def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
             [100 * (one.test_accuracy - other.test_accuracy) for one, other in pairs]
         )
         tests = [_mcnemar(one, other) for one, other in pairs]
+        is_significant = _is_significant(points, tests)
         names = (first[0].framework, second[0].framework)
         rows.append(
             {
@@ -95,17 +97,17 @@ def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
                 "second": names[1],
                 "n": len(pairs),
                 "speed_ratio": speed,
-                "faster": _winner(names, speed["ratio"] - 1, clear=_excludes(speed, 1)),
+                "faster": _winner(names, speed["ratio"] - 1, significant=_excludes(speed, 1)),
                 "accuracy_points": points,
                 "mcnemar": tests,
-                "more_accurate": _winner(names, points["mean"], clear=_clear(points, tests)),
+                "more_accurate": _winner(names, points["mean"], significant=is_significant),
             }
         )
     return rows
 
 
 def compare_architectures(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Return for each framework what the CNN buys and costs against the MLP, paired by seed.
+    """Return for each framework the CNN against the MLP, paired by seed.
 
     ``accuracy_points`` in percentage points of test accuracy; ``seconds_ratio`` and
     ``parameters_ratio`` are the CNN's training seconds and parameters over the MLP's.
@@ -163,10 +165,10 @@ def _ratio(ratios: Sequence[float]) -> dict[str, Any]:
 
 
 def _mcnemar(first: RunRecord, second: RunRecord) -> dict[str, Any]:
-    """Return McNemar's exact test on the test images that just one of two runs read wrong.
+    """Return McNemar's exact test on the test images that exactly one of two runs got wrong.
 
-    If both were equally good, each such image would fall to either side like a fair coin
-    (McNemar, 1947, doi:10.1007/BF02295996): a two-sided binomial test.
+    If both were equally good, either would be wrong with probability 1/2 (McNemar, 1947,
+    doi:10.1007/BF02295996): a two-sided binomial test.
     """
     from scipy.special import bdtr
 
@@ -182,19 +184,19 @@ def _mcnemar(first: RunRecord, second: RunRecord) -> dict[str, Any]:
 
 
 def _excludes(ratio: dict[str, Any], value: float) -> bool:
-    """Return whether a ratio's interval leaves ``value`` out; one run has no interval."""
+    """Return whether a ratio's 95% interval excludes ``value``; one run has no interval."""
     return ratio["low"] is not None and not ratio["low"] <= value <= ratio["high"]
 
 
-def _clear(points: dict[str, Any], tests: Sequence[dict[str, Any]]) -> bool:
-    """Return whether a difference in accuracy is clear.
+def _is_significant(points: dict[str, Any], tests: Sequence[dict[str, Any]]) -> bool:
+    """Return whether a difference in accuracy is significant.
 
     McNemar's test must reject at 5% for every seed, and the 95% interval of the difference must
-    leave 0 out; one run has no interval.
+    exclude 0; one run has no interval.
     """
     apart = points["ci95"] is not None and abs(points["mean"]) > points["ci95"]
     return apart and all(test["p_value"] < SIGNIFICANCE for test in tests)
 
 
-def _winner(names: tuple[str, str], difference: float, *, clear: bool) -> str | None:
-    return (names[0] if difference > 0 else names[1]) if clear else None
+def _winner(names: tuple[str, str], difference: float, *, significant: bool) -> str | None:
+    return (names[0] if difference > 0 else names[1]) if significant else None

@@ -1,7 +1,7 @@
-"""The two networks as data: what every framework builds, and the weights it starts from.
+"""The two networks as data: layers, parameter shapes and initial weights.
 
 Weights are canonical: float32, C-contiguous, convolutions (out, in, height, width), dense layers
-(out, in), and the CNN's first dense layer reads its input flattened channel, row, column.
+(out, in). The input of the CNN's first dense layer is flattened channel, row, column.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class Flatten:
-    """(channels, height, width) to one row, in that order."""
+    """(channels, height, width) to one vector, in that order."""
 
 
 Layer: TypeAlias = Conv | Dense | Activation | MaxPool | Flatten
@@ -76,9 +76,9 @@ def layers(spec: ModelSpec) -> tuple[Layer, ...]:
             Dense("fc2", 128, CLASSES),
         )
     return (
-        # ReLU after the pool, in every framework: the ReLU of the maximum is the maximum of the
-        # ReLUs, with a quarter of the work. The gradients agree too: a maximum above 0 has the
-        # same winner, and below nothing passes the ReLU in either order.
+        # ReLU after the pool, in every framework: ReLU and maximum commute, and there is a quarter
+        # of the work. The gradients agree too: for a positive maximum the argmax is the same, and
+        # for a negative one the gradient is 0 in either order.
         Conv("conv1", 1, 32),
         MaxPool(),  # 28x28 -> 14x14
         Activation("relu"),
@@ -93,7 +93,7 @@ def layers(spec: ModelSpec) -> tuple[Layer, ...]:
 
 
 def parameter_layers(spec: ModelSpec) -> Iterator[Conv | Dense]:
-    """Yield the layers that have weights, in order."""
+    """Yield the layers with weights, in order."""
     return (layer for layer in layers(spec) if isinstance(layer, (Conv, Dense)))
 
 
@@ -107,12 +107,12 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_count(spec: ModelSpec) -> int:
-    """Return the number of trained numbers: 421,642 for the CNN, 101,770 for the MLP."""
+    """Return the number of trainable parameters: 421,642 for the CNN, 101,770 for the MLP."""
     return sum(math.prod(shape) for shape in parameter_shapes(spec).values())
 
 
 def initial_weights(spec: ModelSpec, rng: np.random.Generator) -> Weights:
-    """Draw the weights that every framework starts from; biases are zero.
+    """Return random initial weights, the same for every framework; biases are zero.
 
     Normal with standard deviation sqrt(2 / fan_in) before a ReLU (He et al., 2015,
     arXiv:1502.01852), else sqrt(1 / fan_in).

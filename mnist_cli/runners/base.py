@@ -17,7 +17,7 @@ OnEvent: TypeAlias = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class TrainJob:
-    """A training: its result is a `records.RunRecord` as JSON."""
+    """A training run: its result is a `records.RunRecord` as JSON."""
 
     framework: str
     spec: ModelSpec
@@ -43,7 +43,7 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class PredictJob:
-    """A reading of prepared digits, (N, 28, 28) uint8 in the .npy file ``images``.
+    """A prediction for prepared digits, (N, 28, 28) uint8 in the .npy file ``images``.
 
     Its result holds their ``logits``.
     """

@@ -1,10 +1,10 @@
-"""One run in a process of its own: a job goes in, events and one result come out.
+"""Execute a job in a process of its own: the job goes in, events and one result come out.
 
 The parent (`run`) starts ``python -m mnist_cli.runners.process`` with thread counts already in its
-environment, since frameworks read them once, when imported. The job travels as a line of JSON on
-standard input, which then stays open: its end tells the child that the parent is gone. Events come
-back as lines of JSON on what was the child's standard output; anything a framework prints goes to
-its standard error.
+environment, because frameworks read them once, when imported. The job is sent as a line of JSON on
+standard input, which then stays open: when it closes, the child knows that the parent is gone.
+Events come back as lines of JSON on the child's standard output; what a framework prints goes to
+standard error.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _GRACE_SECONDS = 10
 
 
 def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) -> dict[str, Any]:
-    """Do a job in a process of its own and return its result.
+    """Execute a job in a process of its own and return its result.
 
-    ``on_event`` is called with each event on the way. Raises the `MnistError` that ended the
-    job, or `FrameworkError` if its process crashed or was still at work after
-    ``timeout_seconds``. No process outlives the call, but for a killed one's helpers, which see
-    within a fraction of a second that it is gone.
+    ``on_event`` is called with each event. Raises the `MnistError` that ended the job, or
+    `FrameworkError` if its process crashed or was still running after ``timeout_seconds``. No
+    process outlives the call, except the worker processes of a killed one, which end within a
+    fraction of a second.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         process = subprocess.Popen(
@@ -80,26 +80,25 @@ def process_environment(threads: int) -> dict[str, str]:
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        # NumPy's own products: the scratch network shares its work out itself.
+        # NumPy's matrix products: the scratch network has workers of its own.
         "OPENBLAS_NUM_THREADS": "1",
-        # Freed arrays stay with the process (glibc; elsewhere without effect): else each batch's
-        # feature maps come from the system anew, page by page.
+        # Keep freed memory in the process (glibc only): otherwise each batch's feature maps are
+        # requested from the system again, page by page.
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(2**32),
-        # Another backend in the user's keras.json would quietly be measured instead.
+        # Another backend in the user's keras.json would be measured instead, unnoticed.
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        # By itself TensorFlow leaves oneDNN alone where the processor has no instructions for
-        # neural networks (VNNI, AMX).
+        # By default TensorFlow does not use oneDNN on processors without VNNI or AMX.
         "TF_ENABLE_ONEDNN_OPTS": "1",
         "PYTHONIOENCODING": "utf-8",
-        # The folder a user works in must not shadow modules.
+        # Modules must not be shadowed by files in the working folder.
         "PYTHONSAFEPATH": "1",
     }
 
 
 def _talk(process: subprocess.Popen[str], job: Job, on_event: OnEvent) -> dict[str, Any] | None:
-    """Hand the job over and listen; return the result, or None if the child ended without one."""
+    """Send the job and read events; return the result, or None if the child ended without one."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(json.dumps({"task": type(job).__name__, **asdict(job)}) + "\n")
@@ -119,7 +118,7 @@ def _talk(process: subprocess.Popen[str], job: Job, on_event: OnEvent) -> dict[s
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Stop a process that is still at work."""
+    """Stop a process that is still running."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -147,8 +146,8 @@ def _crash(job: Job, exit_code: int, stderr: IO[str]) -> FrameworkError:
 
 
 def main() -> None:
-    """Do the one job that comes on standard input."""
-    # A Ctrl-C reaches the whole terminal: the parent decides, and ends this process by SIGTERM.
+    """Execute the one job that is sent on standard input."""
+    # Ctrl-C goes to all processes of the terminal: the parent handles it and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -181,10 +180,10 @@ def _stop(*_: object) -> None:
 
 
 def _follow_parent() -> None:
-    """End this process when the parent's end of standard input closes."""
-    # Not sys.stdin.read(): a thread in it would hold the lock that the interpreter's exit takes.
+    """End this process when standard input closes, because the parent is gone."""
+    # Not sys.stdin.read(): its lock, held by this thread, would block the interpreter's exit.
     os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)  # an orderly end, if the main thread can take it
+    os.kill(os.getpid(), signal.SIGTERM)  # an orderly end, if the main thread can handle it
     time.sleep(_GRACE_SECONDS)
     os._exit(1)
 

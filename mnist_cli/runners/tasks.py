@@ -148,7 +148,7 @@ def _start(
 
 
 def _throughput(history: Sequence[EpochRecord]) -> float:
-    """Return the images of all epochs over their seconds; the last epoch may be a part of one."""
+    """Return images per second over all epochs, of which the last may be incomplete."""
     ends = [0.0, *(row.train_seconds for row in history)]
     spans = zip(history, ends, ends[1:], strict=False)  # an epoch, its start, its end
     return sum(row.images_per_second * (end - start) for row, start, end in spans) / ends[-1]

@@ -1,8 +1,8 @@
 """Portable models: one safetensors file, written by any framework and read by any.
 
-Tensors carry the canonical names and layouts of `architectures`; while a training is unfinished
-the file also holds the optimiser's velocities, so that it can be resumed. All else is JSON in the
-metadata. No pickle is ever read.
+Tensors have the canonical names and layouts of `networks.spec`. While training is unfinished the
+file also holds the optimiser's velocities, so that it can be resumed. Everything else is JSON in
+the metadata. No pickle is ever read.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _BEST = "best."
 
 @dataclass(frozen=True)
 class Calibration:
-    """When a model's answer is sure: see `calibration`.
+    """When a model's answer is sure: see `training.calibration`.
 
-    ``temperature``, above 0, divides its logits. ``sure_probability`` and ``sure_evidence`` are the
-    least of a sure digit. Raises `ValueError` unless they are finite and that is above 0.
+    The logits are divided by ``temperature``. A digit is sure from ``sure_probability`` and
+    ``sure_evidence`` on. Raises `ValueError` unless all are finite and the temperature is above 0.
     """
 
     temperature: float
@@ -54,7 +54,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with the story of its training.
+    """A model and the history of its training.
 
     ``weights`` are those after the last epoch of ``history`` or, once a training with
     ``config.patience`` has finished, those of its best epoch. Until then ``best_weights`` holds the
@@ -87,7 +87,7 @@ class Checkpoint:
         return min(self.history, key=lambda row: row.validation_loss)
 
     def settings(self) -> dict[str, Any]:
-        """Return what must be equal for a training to be resumed."""
+        """Return the settings that must be equal for a training to be resumed."""
         return {
             "framework": self.framework,
             **asdict(self.spec),
@@ -97,7 +97,7 @@ class Checkpoint:
         }
 
     def classifier(self, adapter: Adapter, *, device: str, threads: int) -> Classifier:
-        """Return the model in a framework, in float32 whatever precision it was trained in."""
+        """Return the model in a framework; it predicts in float32, whatever it was trained in."""
         config = replace(self.config, precision="float32")
         classifier = adapter.build(self.spec, config, device=device, threads=threads)
         classifier.import_weights(self.weights)
@@ -114,7 +114,7 @@ def model_path(model: str | os.PathLike[str], results_dir: Path) -> Path:
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint through a temporary file. Raises `OutputError`."""
-    # safetensors writes a strided array's memory as if it were contiguous, so wrong values.
+    # safetensors writes a strided array's memory as if it were contiguous: wrong values.
     tensors = {
         prefix + name: np.ascontiguousarray(array)
         for prefix, arrays in (
@@ -150,7 +150,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # how it tells of a full disk
+        except SafetensorError as error:  # raised for a full disk
             raise OSError(str(error)) from error
 
 
@@ -170,7 +170,7 @@ def load(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except CheckpointError:
         raise
-    except Exception as error:  # number types that NumPy lacks fail in ways of their own
+    except Exception as error:  # dtypes that NumPy lacks raise various errors
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}). "
             "It may be cut short or of another kind: copy it again, or train it anew."
@@ -178,7 +178,7 @@ def load(path: Path) -> Checkpoint:
     try:
         checkpoint = Checkpoint(
             spec=ModelSpec(details["arch"], details["activation"]),
-            # What a model's recipe does not name is from before it could be chosen.
+            # Settings that an older recipe does not name had these values then.
             config=TrainConfig(**{"label_smoothing": 0.0, "decay_power": 1.0, **details["recipe"]}),
             framework=details["framework"],
             dataset=details["dataset"],

@@ -1,4 +1,4 @@
-"""Logits to figures: loss and accuracy for every epoch, and the full report of `mnist evaluate`."""
+"""Metrics of logits: loss and accuracy of each epoch, and the report of `mnist evaluate`."""
 
 from __future__ import annotations
 
@@ -57,22 +57,22 @@ def cross_entropy(logits: Array, labels: Array) -> float:
 
 
 def evidence(logits: Array) -> Array:
-    """Return log(sum(exp(logits))) (N,), float64, of logits (N, 10): how much speaks for a digit.
+    """Return log(sum(exp(logits))) (N,), float64, of logits (N, 10): evidence for any digit.
 
-    A softmax only compares digits; this tells how much like any of them something is (Liu et al.,
-    2020, arXiv:2010.03759).
+    A softmax only compares the digits with one another; this measures how much an image resembles
+    any of them (the negative free energy of Liu et al., 2020, arXiv:2010.03759).
     """
     # logaddexp keeps the exponentials in range: exp overflows float32 above 88.
     return np.asarray(np.logaddexp.reduce(logits.astype(np.float64), axis=1))
 
 
 def accuracy(logits: Array, labels: Array) -> float:
-    """Return the share of images, 0-1, whose largest logit (N, 10) is at their label (N,)."""
+    """Return the accuracy, 0-1, of logits (N, 10) against labels (N,)."""
     return float(np.mean(logits.argmax(axis=1) == labels))
 
 
 def errors(logits: Array, labels: Array) -> tuple[tuple[int, int], ...]:
-    """Return (index, what it was read as) of each image whose largest logit is not its label's."""
+    """Return (index, prediction) of each misclassified image; logits (N, 10), labels (N,)."""
     predictions = logits.argmax(axis=1)
     wrong = np.flatnonzero(predictions != labels)
     return tuple(zip(wrong.tolist(), predictions[wrong].tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The one epoch loop for every framework: it owns the clock, the history and the checkpoints."""
+"""The epoch loop, the same for every framework: clock, history and checkpoints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Emit = Callable[[dict[str, Any]], None]
 
 _WARMUP_STEPS = STEPS_PER_CHUNK + 1  # a whole chunk and a short one, as every epoch has
 _WARMUP_IMAGES = 1000
-# For the package's model the limits of 1,000 digits do as well as those of all 5,000.
+# For the package's model the limits from 1,000 digits are as good as from all 5,000.
 _CALIBRATION_IMAGES = 1000
 _SECONDS_BETWEEN_STEP_EVENTS = 0.1
 _CHECKS_PER_EPOCH = 10  # of a target accuracy
@@ -42,7 +42,7 @@ class Images:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The three parts of a dataset, ready for a classifier; ``..._pixels`` are as they came."""
+    """The three parts of a data set, normalised; ``..._pixels`` are the original uint8 images."""
 
     train_pixels: Array
     validation_pixels: Array
@@ -89,9 +89,9 @@ def fit(
     ``start`` holds the recipe, the weights and, when a run is resumed, the velocities and the
     epochs so far. After each epoch the state is written to ``path``, if given. Training seconds
     run from an epoch's first step to its last with the device synchronised at both ends; warm-up
-    and evaluation stand outside. A target accuracy is looked for ten times an epoch, but not
-    within a chunk of steps, outside the clock, and the epoch that reaches it ends there. Raises
-    `DivergedError` when a loss is not a number; the checkpoint of the epoch before stays.
+    and evaluation are not included. A target accuracy is checked ten times per epoch, between
+    chunks of steps and outside the clock; the epoch that reaches it ends there. Raises
+    `DivergedError` if a loss is not finite; the previous epoch's checkpoint remains.
     """
     config = start.config
     count = len(data.train.labels)
@@ -172,9 +172,9 @@ def _finished_model(state: Checkpoint) -> Checkpoint:
 def _train_epoch(
     classifier: Classifier, data: TrainingData, state: Checkpoint, *, rates: Array, emit: Emit
 ) -> tuple[Array, float, float]:
-    """Train the epoch after ``state``, or as much of it as its target accuracy needs.
+    """Train the epoch after ``state``, or until its target accuracy is reached.
 
-    Return its losses (steps,), its seconds, and those of looking for the target.
+    Returns the losses (steps,), the training seconds, and the seconds of checking the target.
     """
     config = state.config
     count = len(data.train.labels)
@@ -227,24 +227,24 @@ def _train_epoch(
 
 
 def _epoch_images(data: TrainingData, config: TrainConfig, epoch: int) -> Array:
-    """Return the normalised pictures of one epoch; bending them is outside the clock."""
+    """Return the normalised images of one epoch, augmented if asked for, outside the clock."""
     if not config.augment:
         return data.train.images
-    from mnist_cli.training.augmentation import augment  # brings OpenCV
+    from mnist_cli.training.augmentation import augment  # imports OpenCV
 
     rng = stream(config.seed, "augment", epoch)
     return recipe.normalize(augment(data.train_pixels, rng))
 
 
 def calibrate(classifier: Classifier, data: TrainingData, path: Path) -> None:
-    """Add to the finished model at ``path`` when its answers are sure, if it does not say so yet.
+    """Add a calibration to the finished model at ``path``, unless it has one.
 
-    ``classifier`` has its weights. Some validation digits tell, drawn by the model's seed.
+    ``classifier`` has its weights. Validation digits are used, redrawn with the model's seed.
     """
     model = checkpoints.load(path)
     if model.calibration is not None:
         return
-    from mnist_cli.training import calibration  # brings OpenCV
+    from mnist_cli.training import calibration  # imports OpenCV
 
     drawn, labels = calibration.draw(
         data.validation_pixels[:_CALIBRATION_IMAGES],
@@ -269,7 +269,7 @@ def is_finished(state: Checkpoint) -> bool:
 
 
 def resumable(path: Path, fresh: Checkpoint) -> Checkpoint:
-    """Return the checkpoint at ``path`` to go on from, or ``fresh`` where there is none yet.
+    """Return the checkpoint at ``path`` to resume, or ``fresh`` if there is none.
 
     Raises `CheckpointError` if it was trained with other settings than ``fresh`` has.
     """
@@ -287,7 +287,7 @@ def resumable(path: Path, fresh: Checkpoint) -> Checkpoint:
 
 
 def _require_finite(losses: Array, state: Checkpoint, *, step: int) -> None:
-    """Raise `DivergedError` unless all losses, the first of them of ``step``, are numbers."""
+    """Raise `DivergedError` unless all losses are finite; the first is that of ``step``."""
     finite = np.isfinite(losses)
     if not finite.all():
         epochs = len(state.history)
@@ -300,7 +300,7 @@ def _require_finite(losses: Array, state: Checkpoint, *, step: int) -> None:
 
 
 def _warm_up(classifier: Classifier, data: TrainingData, start: Checkpoint) -> float:
-    """Compile and allocate on random labels, set the starting state, and return the seconds."""
+    """Compile and allocate with random labels, set the starting state, and return the seconds."""
     began = time.perf_counter()
     config = start.config
     classifier.import_weights(start.weights)

@@ -1,8 +1,4 @@
-"""The controlled recipe: everything random or scheduled, worked out once for every framework.
-
-A run is a function of its seed. Each use of randomness draws from a stream of its own, so that
-one can change without moving the others.
-"""
+"""The controlled recipe: everything random or scheduled, computed once for all frameworks."""
 
 from __future__ import annotations
 
@@ -14,8 +10,8 @@ from mnist_cli.errors import UsageError
 from mnist_cli.networks.spec import initial_weights
 from mnist_cli.randomness import stream
 
-# MNIST's own training mean and standard deviation on a 0-1 scale. A constant affine map: any
-# 28x28 dataset trains under it, and a checkpoint records it.
+# Mean and standard deviation of MNIST's training pixels on a 0-1 scale. They are used for every
+# data set, and checkpoints record them.
 PIXEL_MEAN = 0.1307
 PIXEL_STD = 0.3081
 
@@ -36,11 +32,11 @@ def starting_weights(spec: ModelSpec, seed: int) -> Weights:
 def epoch_order(config: TrainConfig, *, epoch: int, count: int) -> Array:
     """Return the training indices of one epoch, int64, a whole number of batches.
 
-    A seeded permutation of ``range(count)``; what is left over from the last whole batch (other
-    images each epoch) is left out, so that every step has the same shape in every framework.
+    A seeded permutation of ``range(count)`` without the last, incomplete batch (different images
+    each epoch), so that every step has the same shape in every framework.
     """
     order = stream(config.seed, "order", epoch).permutation(count)
-    # On Windows NumPy 1's integers have 32 bits.
+    # With NumPy 1 on Windows a permutation has 32-bit integers.
     return order[: steps_per_epoch(config, count) * config.batch_size].astype(np.int64, copy=False)
 
 
