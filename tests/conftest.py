@@ -100,3 +100,11 @@ def mnist(
         return Outcome(int(exit_info.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the last drawing of a figure put on it, a `chart_checks.Drawn`."""
+    from chart_checks import watch_drawing  # imports Matplotlib
+
+    return watch_drawing(monkeypatch)

@@ -144,13 +144,8 @@ def sweep_batch(
     return _run_experiment(
         SWEEP,
         template,
-        {
-            "frameworks": frameworks,
-            "archs": archs,
-            "runs": runs,
-            "batch_sizes": sorted(set(batch_sizes)),
-            "lr_scaling": lr_scaling,
-        },
+        {"frameworks": frameworks, "archs": archs, "runs": runs}
+        | {"batch_sizes": sorted(set(batch_sizes)), "lr_scaling": lr_scaling},
         folder=folder,
         timeout=timeout,
         resume=resume,

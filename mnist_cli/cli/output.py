@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from mnist_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from mnist_cli.reporting.comparison import Comparison
@@ -51,3 +54,15 @@ def finish_experiment(comparison: Comparison, results_dir: Path, *, as_json: boo
             say(f"models in: {models}")
     if comparison.failures:
         raise typer.Exit(1)
+
+
+def require_png(path: Path) -> None:
+    """Raise `UsageError` or `OutputError`, before a long job, if no chart can be written."""
+    from mnist_cli.records import require_writable
+
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--save-plot draws a PNG: give a name that ends in .png, not {path}.")
+    require_writable(path.parent, option="--save-plot")
+    with suppress(OSError):  # a name too long: writing to it will report that
+        if path.is_dir():
+            raise UsageError(f"--save-plot must be a file, not the folder {path}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +12,14 @@ import typer
 
 from mnist_cli.cli import options
 from mnist_cli.cli.options import RESULTS
-from mnist_cli.cli.output import say, say_written
+from mnist_cli.cli.output import require_png, say, say_written
 from mnist_cli.cli.sources import find_sources, say_unread
 from mnist_cli.errors import MnistError, UsageError
 
 if TYPE_CHECKING:
-    from mnist_cli.prediction import Prediction
+    from mnist_cli.cli.predictions import PredictionPrinter
+    from mnist_cli.cli.sources import Named
+    from mnist_cli.prediction import Prediction, Reader
 
 _FEW_PICTURES = 8  # read in a moment: no progress bar
 _MAX_PLOTTED = 6  # pictures in one plot
@@ -54,7 +56,6 @@ def predict(
     as_json: options.AsJson = False,
 ) -> None:
     """Read the digits in pictures: photos, scans, drawings."""
-    import time
     import warnings
 
     from mnist_cli import api
@@ -63,7 +64,7 @@ def predict(
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other. Leave one out.")
     if save_plot is not None:
-        _require_png(save_plot)
+        require_png(save_plot)
     # Pillow warns of small faults in files; here a picture is read, or refused in one line.
     warnings.simplefilter("ignore")
     sources, failed = find_sources(files)
@@ -71,6 +72,22 @@ def predict(
         model, framework=framework, threads=threads, device=device, results_dir=results_dir
     )
     printer = PredictionPrinter(as_csv=as_csv, as_json=as_json, show=show)
+    plotted, unread = _read(reader, sources, printer, single=single)
+    if save_plot is not None and plotted:
+        from mnist_cli.reporting.charts import reading
+
+        reading.draw(plotted, save_plot, pictures=len(sources) - unread)
+        say_written(save_plot)
+    if failed or unread:
+        raise typer.Exit(1)
+
+
+def _read(
+    reader: Reader, sources: list[Named], printer: PredictionPrinter, *, single: bool
+) -> tuple[list[tuple[str, str | bytes, Prediction]], int]:
+    """Read and print every picture; return the first few, to plot, and how many failed."""
+    import time
+
     plotted: list[tuple[str, str | bytes, Prediction]] = []
     unread = 0
     began = time.perf_counter()
@@ -83,35 +100,15 @@ def predict(
                 say_unread(name, answer)
                 continue
             printer.print(name, answer)
-            if save_plot is not None and len(plotted) < _MAX_PLOTTED:
+            if len(plotted) < _MAX_PLOTTED:
                 plotted.append((name, source, answer))
     printer.close()
     if len(sources) > 1:
-        _say_speed(len(sources), time.perf_counter() - began, unread=unread)
-    if save_plot is not None and plotted:
-        from mnist_cli.reporting.charts import reading
-
-        reading.draw(plotted, save_plot, pictures=len(sources) - unread)
-        say_written(save_plot)
-    if failed or unread:
-        raise typer.Exit(1)
-
-
-def _say_speed(pictures: int, seconds: float, *, unread: int) -> None:
-    note = f"; {unread:,} could not be read" if unread else ""
-    say(f"{pictures:,} pictures in {seconds:.1f} s, {pictures / seconds:,.0f} per second{note}")
-
-
-def _require_png(path: Path) -> None:
-    """Raise `UsageError` or `OutputError`, before a long job, if no chart can be written."""
-    from mnist_cli.records import require_writable
-
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--save-plot draws a PNG: give a name that ends in .png, not {path}.")
-    require_writable(path.parent, option="--save-plot")
-    with suppress(OSError):  # a name too long: writing to it will report that
-        if path.is_dir():
-            raise UsageError(f"--save-plot must be a file, not the folder {path}.")
+        seconds = time.perf_counter() - began
+        note = f"; {unread:,} could not be read" if unread else ""
+        speed = f"{len(sources) / seconds:,.0f} per second"
+        say(f"{len(sources):,} pictures in {seconds:.1f} s, {speed}{note}")
+    return plotted, unread
 
 
 def _progress(count: int) -> AbstractContextManager[Callable[[], None]]:

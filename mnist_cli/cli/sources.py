@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from typing import TypeAlias
 
 from mnist_cli.cli.output import say
 from mnist_cli.errors import MnistError, PictureError
 
+# A picture's name and its path, or its bytes from standard input.
+Named: TypeAlias = tuple[str, str | bytes]
 
-def find_sources(names: list[str]) -> tuple[list[tuple[str, str | bytes]], int]:
+
+def find_sources(names: list[str]) -> tuple[list[Named], int]:
     """Return name and path, or bytes, of each picture, and how many names have none."""
     from mnist_cli.prediction import find_pictures
 
-    sources: list[tuple[str, str | bytes]] = []
+    sources: list[Named] = []
     failed = 0
     for name in names:
         try:
