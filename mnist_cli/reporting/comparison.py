@@ -54,10 +54,10 @@ class Comparison:
         return verdicts(self.document)
 
     def plot(self) -> Chart:
-        """Draw the chart. Raises `UsageError` if no run has finished."""
+        """Draw the main chart. Raises `UsageError` if no run has finished."""
         from mnist_cli.reporting.results import CHARTS
 
-        module = CHARTS[self.name]
+        module, *_ = CHARTS[self.name]
         return chart(lambda path: module.draw(self.runs, path, failures=self.failures))
 
     def to_json(self) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from mnist_cli.reporting.charts import batch_size, comparison, model_samples, tr
 from mnist_cli.reporting.page import render_page
 from mnist_cli.reporting.tables import Document
 
-# The chart of each experiment; to add an experiment or replace its chart, add its module here.
-CHARTS = {COMPARISON: comparison, SWEEP: batch_size}
+# The charts of each experiment, the main one first. A new chart is a module and its name here.
+CHARTS = {COMPARISON: (comparison,), SWEEP: (batch_size,)}
 # A chart file and its description on the page.
 Chart = tuple[Path, str]
 
@@ -40,9 +40,11 @@ def draw_document(name: str, document: Document, folder: Path) -> list[Chart]:
     records = records_of(document)
     if not records:
         return []
-    path = folder / f"{name}.png"
-    CHARTS[name].draw(records, path, failures=document["failures"])
-    charts = [(path, CHARTS[name].DESCRIPTION)]
+    charts = []
+    for module in CHARTS[name]:
+        path = folder / module.FILE_NAME
+        module.draw(records, path, failures=document["failures"])
+        charts.append((path, module.DESCRIPTION))
     if name == COMPARISON:
         charts += _draw_samples(records, folder / model_samples.FILE_NAME)
     return charts

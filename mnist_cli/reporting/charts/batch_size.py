@@ -22,6 +22,7 @@ from mnist_cli.reporting.charts.style import (
     save,
 )
 
+FILE_NAME = "batch_size_comparison.png"
 DESCRIPTION = (
     "Larger batches use the processor better but take fewer steps: the effect on accuracy, on the "
     "time per epoch, on throughput and on the time to 98% validation accuracy."

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+FILE_NAME = "comparison_results.png"
 DESCRIPTION = (
     "Six views of one comparison. Loss and accuracy by epoch show whether the frameworks learn "
     "alike: given the same weights and batches, their lines should coincide. Accuracy against "
