@@ -24,7 +24,8 @@ import mnist_cli
 from mnist_cli import prediction
 from mnist_cli.arrays import Array
 from mnist_cli.config import ModelSpec, TrainConfig
-from mnist_cli.data.dataset import Dataset, load_dataset
+from mnist_cli.data.dataset import Dataset
+from mnist_cli.data.registry import load_dataset
 from mnist_cli.errors import CheckpointError, PictureError
 from mnist_cli.prediction import PRETRAINED, Prediction, Reader
 from mnist_cli.records import EpochRecord

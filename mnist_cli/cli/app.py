@@ -191,7 +191,7 @@ def evaluate(
 ) -> None:
     """Test a saved model, in any framework, and draw where it errs."""
     from mnist_cli import adapters
-    from mnist_cli.data.dataset import load_dataset
+    from mnist_cli.data.registry import load_dataset
     from mnist_cli.records import require_writable
     from mnist_cli.reporting import charts, console
     from mnist_cli.runners import process
@@ -461,7 +461,7 @@ def report(
 def info(as_json: AsJson = False) -> None:
     """Show versions, devices, threads and data."""
     from mnist_cli import adapters
-    from mnist_cli.data.dataset import DATASETS
+    from mnist_cli.data.registry import DATASETS
     from mnist_cli.records import describe_machine, version_of
     from mnist_cli.reporting import console
 

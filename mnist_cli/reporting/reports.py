@@ -59,7 +59,7 @@ def load_all(folder: Path) -> Mapping[str, Document]:
 
 def draw(name: str, document: Document, folder: Path) -> list[Path]:
     """Draw the charts of one document into ``folder`` and return their paths."""
-    from mnist_cli.data.dataset import load_dataset
+    from mnist_cli.data.registry import load_dataset
     from mnist_cli.reporting import charts
 
     records = records_of(document)

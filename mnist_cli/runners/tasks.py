@@ -25,7 +25,8 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     from pathlib import Path
 
     from mnist_cli import adapters, records
-    from mnist_cli.data.dataset import fetch, load_dataset, split
+    from mnist_cli.data.registry import fetch, load_dataset
+    from mnist_cli.data.split import split
     from mnist_cli.networks import spec
     from mnist_cli.training import evaluation, loop, recipe
     from mnist_cli.training.checkpoint import Checkpoint
@@ -121,7 +122,7 @@ def _throughput(history: Sequence[EpochRecord]) -> float:
 
 def evaluate(job: EvaluateJob) -> dict[str, Any]:
     """Test a saved model and return what `EvaluateJob` says."""
-    from mnist_cli.data.dataset import load_dataset
+    from mnist_cli.data.registry import load_dataset
     from mnist_cli.training import evaluation
 
     dataset = load_dataset(job.dataset)

@@ -13,7 +13,8 @@ import numpy as np
 from mnist_cli.adapters.base import STEPS_PER_CHUNK, Classifier
 from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.config import TrainConfig
-from mnist_cli.data.dataset import Dataset, Split
+from mnist_cli.data.dataset import Dataset
+from mnist_cli.data.split import Split
 from mnist_cli.errors import CheckpointError, DivergedError
 from mnist_cli.randomness import stream
 from mnist_cli.records import EpochRecord

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_cli.data.dataset import load_dataset, split
+from mnist_cli.data.registry import load_dataset
+from mnist_cli.data.split import split
 from mnist_cli.prediction import PRETRAINED, Reader
 from mnist_cli.training.calibration import calibrate, draw, judge
 

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mnist_cli.arrays import Array
-from mnist_cli.data.dataset import Dataset, load_dataset
+from mnist_cli.data.dataset import Dataset
+from mnist_cli.data.registry import load_dataset
 from mnist_cli.errors import PictureError
 from mnist_cli.pictures.ink import NO_DIGIT
 from mnist_cli.pictures.normalise import prepare

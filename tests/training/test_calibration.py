@@ -11,7 +11,7 @@ import pytest
 
 from mnist_cli.arrays import Array
 from mnist_cli.config import ModelSpec, TrainConfig
-from mnist_cli.data.dataset import load_dataset
+from mnist_cli.data.registry import load_dataset
 from mnist_cli.prediction import CALIBRATION, Prediction, Reader
 from mnist_cli.runners import process
 from mnist_cli.runners.base import TrainJob
