@@ -456,8 +456,8 @@ def test_a_text_has_lines_and_doubts_are_marked(
     outcome = mnist("predict", pictures / "page.png")
     assert "page.png: 12 / 74  (" in outcome.stdout
     assert len(outcome.stdout.splitlines()) == 5  # and the three likeliest readings of each
-    never = replace(prediction.CALIBRATION, sure_probability=1.1)
-    monkeypatch.setattr(prediction, "CALIBRATION", never)
+    never = replace(prediction.DEFAULT_CALIBRATION, sure_probability=1.1)
+    monkeypatch.setattr(prediction, "DEFAULT_CALIBRATION", never)
     outcome = mnist("predict", pictures / "page.png")
     assert "page.png: 1?2? / 7?4?  (" in outcome.stdout
     assert "not sure" in outcome.stdout

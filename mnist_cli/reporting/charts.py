@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import ArrayLike
 
+    from mnist_cli.pictures.components import Box
     from mnist_cli.pictures.opening import Picture, Source
-    from mnist_cli.pictures.segmentation import Box
     from mnist_cli.prediction import Digit, Prediction
 
     Axis: TypeAlias = XAxis | YAxis
@@ -800,7 +800,7 @@ def _boxed(panel: Axes, name: str, picture: Picture, answer: Prediction) -> None
     """Draw a picture with its digits' boxes, numbered by what they were read as."""
     from matplotlib.patches import Rectangle
 
-    height, width = (picture.factor * side for side in picture.pixels.shape[:2])
+    height, width = (picture.original_scale * side for side in picture.pixels.shape[:2])
     panel.imshow(picture.pixels, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
     for digit in answer.digits:
         left, top, right, bottom = digit.box

@@ -214,12 +214,12 @@ def calibrate(classifier: Classifier, data: TrainingData, path: Path) -> None:
         return
     from mnist_cli.training import calibration  # brings OpenCV
 
-    drawn, labels = calibration.draw(
+    drawn, labels = calibration.simulate_handwriting(
         data.validation_pixels[:_CALIBRATION_IMAGES],
         data.validation.labels[:_CALIBRATION_IMAGES],
         stream(model.config.seed, "calibration"),
     )
-    if len(labels) >= calibration.FEWEST_DIGITS:
+    if len(labels) >= calibration.MIN_DIGITS:
         limits = calibration.calibrate(classifier.predict_logits(recipe.normalize(drawn)), labels)
         checkpoints.save(path, replace(model, calibration=limits))
 

@@ -19,7 +19,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from mnist_cli.errors import OutputError, UsageError
-from mnist_cli.pictures.segmentation import Box
+from mnist_cli.pictures.components import Box
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting import charts
 

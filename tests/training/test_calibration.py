@@ -12,11 +12,11 @@ import pytest
 from mnist_cli.arrays import Array
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.data.registry import load_dataset
-from mnist_cli.prediction import CALIBRATION, Prediction, Reader
+from mnist_cli.prediction import DEFAULT_CALIBRATION, Prediction, Reader
 from mnist_cli.runners import process
 from mnist_cli.runners.base import TrainJob
 from mnist_cli.training import checkpoint, evaluation, loop
-from mnist_cli.training.calibration import calibrate, draw, judge
+from mnist_cli.training.calibration import calibrate, judge, simulate_handwriting
 
 
 def _answers(count: int = 4000) -> tuple[Array, Array]:
@@ -62,7 +62,9 @@ def test_digits_are_drawn_by_seed_and_blank_ones_left_out() -> None:
     data = load_dataset()
     images = np.concatenate([np.zeros((1, 28, 28), np.uint8), data.test_images[:9]])
     labels = np.concatenate([[3], data.test_labels[:9]])
-    once, again, other = (draw(images, labels, np.random.default_rng(s)) for s in (1, 1, 2))
+    once, again, other = (
+        simulate_handwriting(images, labels, np.random.default_rng(s)) for s in (1, 1, 2)
+    )
     np.testing.assert_array_equal(once[0], again[0])
     assert (once[0] != other[0]).any()
     assert once[1].tolist() == data.test_labels[:9].tolist()
@@ -99,9 +101,9 @@ def test_a_finished_model_without_limits_has_the_packages_until_it_is_resumed(
     model = checkpoint.load(_path(trained))
     old = tmp_path / "old.safetensors"
     checkpoint.save(old, replace(model, calibration=None))
-    assert Reader(old).calibration == CALIBRATION
+    assert Reader(old).calibration == DEFAULT_CALIBRATION
     process.run(replace(trained, checkpoint=str(old), resume=True), lambda _: None)
-    assert Reader(old).calibration == model.calibration != CALIBRATION
+    assert Reader(old).calibration == model.calibration != DEFAULT_CALIBRATION
 
 
 def test_a_training_stopped_while_it_calibrates_has_left_its_model(tmp_path: Path) -> None:
