@@ -220,16 +220,22 @@ def _is_picture_edge(component: Component, shape: tuple[int, ...]) -> bool:
 # --- Small components ----------------------------------------------------------------------------
 
 
-def is_speck_or_line(component: Component, digit_height: float) -> bool:
-    """Return whether a component is dirt, or an underline flatter and longer than a digit's bar."""
-    is_line = component.width > max(_MAX_FLATNESS * component.height, 1.2 * digit_height)
-    return is_line or max(component.width, component.height) < _SPECK * digit_height
+def is_speck_or_line(component: Component, typical_height: float) -> bool:
+    """Return whether a component is dirt, or a line flatter and longer than a digit's bar.
+
+    ``typical_height`` is that of a digit in pixels.
+    """
+    is_line = component.width > max(_MAX_FLATNESS * component.height, 1.2 * typical_height)
+    return is_line or max(component.width, component.height) < _SPECK * typical_height
 
 
-def is_fragment(component: Component, digit_height: float) -> bool:
-    """Return whether a component is too small or too flat to be a digit by itself."""
-    return component.height < _MIN_HEIGHT * digit_height or (
-        component.width > 2.5 * component.height and component.height < 0.6 * digit_height
+def is_fragment(component: Component, typical_height: float) -> bool:
+    """Return whether a component is too small or too flat to be a digit by itself.
+
+    ``typical_height`` is that of a digit in pixels.
+    """
+    return component.height < _MIN_HEIGHT * typical_height or (
+        component.width > 2.5 * component.height and component.height < 0.6 * typical_height
     )
 
 

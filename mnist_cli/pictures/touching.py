@@ -26,7 +26,7 @@ _CERTAIN_EVIDENCE = 14.0
 _MIN_GAIN = 1.5
 _MIN_EVIDENCE = 6.0
 
-# Pixels: cuts are searched for in ink scaled to this height. That is enough for a cut to bend
+# Pixels: cuts are searched for in ink scaled to this height. That is enough for a cut to curve
 # between two digits, and too little for it to follow a loop.
 _CUT_HEIGHT = 40
 _CUT_SPACING = 5  # pixels at that height between the positions where a cut is tried

@@ -20,6 +20,7 @@ from idx_files import idx_bytes, mnist, real_digits, write_dataset, write_idx
 
 import mnist_cli.data
 from mnist_cli.data import registry
+from mnist_cli.data.dataset import Format
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.errors import DataError, UsageError
 
@@ -161,6 +162,21 @@ def test_unknown_name_lists_the_choices(name: str) -> None:
     assert "fashion-mnist, kmnist, mnist" in message
     assert "folder of IDX files or an .npz" in message
     assert len(message.splitlines()) == 1
+
+
+def test_a_registered_format_reads_the_paths_that_match(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = list(real_digits())
+    added = Format("a .test file", lambda path: path.suffix == ".test", lambda _: digits)
+    monkeypatch.setattr(registry, "FORMATS", (added, *registry.FORMATS))
+    (tmp_path / "digits.test").touch()
+    dataset = load_dataset(str(tmp_path / "digits.test"))
+    assert_same_content(dataset, load_dataset(str(write_dataset(tmp_path / "digits"))))
+    with pytest.raises(
+        UsageError, match=r"give a \.test file or a folder of IDX files or an \.npz"
+    ):
+        load_dataset("absent")
 
 
 # --- Datasets that torchvision fetches ---------------------------------------------------------
@@ -344,7 +360,7 @@ def test_an_unreadable_cache_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert str(tmp_path / "kmnist") in str(error_info.value)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a file where a folder should be, as POSIX tells it")
+@pytest.mark.skipif(os.name == "nt", reason="Windows reports another error")
 def test_unusable_cache_folder_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.write_text("not a folder")
     _fake_torchvision(monkeypatch, write_dataset, "KMNIST")
