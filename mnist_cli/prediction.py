@@ -1,9 +1,7 @@
-"""Pictures to digits: `predict` for one picture, `Reader` for many.
+"""Predict the digits in pictures with a `Model`.
 
-The default is the model inside this package, computed by NumPy: neither PyTorch nor TensorFlow is
-imported. Another framework reads in a process of its own, as everywhere (see `worker`).
-
-When an answer is sure depends on its model: see `calibration`.
+The default model is the one in this package, computed by NumPy, so that neither PyTorch nor
+TensorFlow is imported. Any other framework runs in a process of its own, as in training.
 """
 
 from __future__ import annotations
@@ -21,16 +19,17 @@ import numpy as np
 from mnist_cli.adapters.base import Classifier
 from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.errors import PictureError
-from mnist_cli.pictures.normalise import DEFECTS, PreparedDigit, prepare
-from mnist_cli.pictures.opening import Source, brief
-from mnist_cli.pictures.segmentation import Box
+from mnist_cli.pictures.components import Box
+from mnist_cli.pictures.normalise import UNEXPECTED_ERRORS, PreparedDigit, prepare
+from mnist_cli.pictures.opening import Source, short_message
 from mnist_cli.records import available_cores
-from mnist_cli.training import checkpoint, recipe
+from mnist_cli.training import checkpoint, evaluation, recipe
 from mnist_cli.training.calibration import judge
 from mnist_cli.training.checkpoint import Calibration
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "cnn.safetensors"
 NUMPY = "numpy"
+# Suffixes of the pictures that a folder stands for: those of the formats that can be opened.
 SUFFIXES = frozenset(
     [
         ".bmp",
@@ -48,19 +47,22 @@ SUFFIXES = frozenset(
     ]
 )
 
-# Of the model in the package, by `tests/benchmarks/calibration.py`. Models as old carry none.
-CALIBRATION = Calibration(temperature=1.15, sure_probability=0.78, sure_evidence=7.7)
+# For the model in this package, by `tests/benchmarks/calibration.py`, and for other models that
+# were saved without a calibration.
+DEFAULT_CALIBRATION = Calibration(temperature=1.15, sure_probability=0.78, sure_evidence=7.7)
 
-_BATCH = 64  # pictures: enough for the network to be fast, few enough to show progress
+# Pictures per call of the network: enough for it to be fast, few enough to show progress.
+_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Digit:
     """One digit of a picture.
 
-    ``probabilities`` are those of 0 to 9 and sum to 1; ``confidence`` is that of ``digit``, the
-    largest. ``box`` is (left, top, right, bottom) in pixels of the upright picture. ``sure``:
-    see `calibration`. ``image`` (28, 28), uint8, is what the network saw, ink 255.
+    ``digit`` is the most probable one, 0-9, and ``confidence`` its probability. ``probabilities``
+    are those of 0 to 9 and sum to 1. ``box`` is the bounding box (left, top, right, bottom) in
+    pixels of the upright picture, right and bottom exclusive. ``sure`` is explained in
+    `calibration`. ``image`` (28, 28), uint8, ink 255, is the input of the network.
     """
 
     digit: int
@@ -71,17 +73,17 @@ class Digit:
     image: Array = field(repr=False, compare=False)
 
     def top(self, count: int = 3) -> list[tuple[int, float]]:
-        """Return the most probable digits with their probabilities."""
+        """Return the ``count`` most probable digits with their probabilities, best first."""
         order = sorted(range(CLASSES), key=lambda digit: -self.probabilities[digit])
         return [(digit, self.probabilities[digit]) for digit in order[:count]]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a picture shows: ``text`` has a newline between lines, ``digits`` are in its order.
+    """The digits in a picture.
 
-    ``confidence`` is that all digits are right: the product of theirs. ``file`` is None for what
-    did not come from a file.
+    ``text`` has a newline between lines; ``digits`` are in its order. ``file`` is None for a source
+    that is no path.
     """
 
     file: str | None
@@ -90,12 +92,12 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """The probability, 0-1, that the whole text is right."""
+        """The probability, 0-1, that the whole text is right: the product over the digits."""
         return float(np.prod([digit.confidence for digit in self.digits]))
 
     @property
     def sure(self) -> bool:
-        """Whether every digit is."""
+        """Whether every digit is sure."""
         return all(digit.sure for digit in self.digits)
 
     def to_json(self) -> dict[str, Any]:
@@ -124,10 +126,10 @@ class Prediction:
 
 
 def find_pictures(name: str) -> list[str]:
-    """Return the files that a name given on the command line stands for, sorted.
+    """Return the files that a name on the command line stands for, sorted.
 
-    A folder stands for the pictures in it and below it, a pattern such as ``scans/*.png`` for what
-    it matches. Raises `PictureError` if there is none.
+    A folder stands for the pictures in it and in its subfolders, a pattern such as ``scans/*.png``
+    for the files that match. Raises `PictureError` if there are none.
     """
     if Path(name).is_dir():
         found = [
@@ -139,7 +141,7 @@ def find_pictures(name: str) -> list[str]:
             raise PictureError(f"a folder without pictures ({', '.join(sorted(SUFFIXES))})")
         return found
     if Path(name).exists() or not glob.has_magic(name):
-        return [name]  # what is not there is reported when it is read
+        return [name]  # a missing file is reported when it is read
     matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  # Path.glob is for one folder
     found = [path for path in matches if Path(path).is_file()]
     if not found:
@@ -147,8 +149,8 @@ def find_pictures(name: str) -> list[str]:
     return found
 
 
-class Reader:
-    """Reads pictures with one model."""
+class Model:
+    """A loaded model that reads pictures; ``checkpoint`` has its weights and its history."""
 
     def __init__(
         self,
@@ -158,36 +160,54 @@ class Reader:
         threads: int | None = None,
         device: str = "auto",
     ) -> None:
-        """``threads`` compute the network; by default one for each core."""
-        # Not by its entry point: to look through those of all installed packages takes longer than
-        # to read a picture.
+        """Load a model.
+
+        ``model`` is the path of a checkpoint, by default the one in this package; ``framework``
+        and ``device`` compute it. ``threads`` is the number of its threads, by default one per
+        core. Raises `CheckpointError` if it cannot be loaded.
+        """
+        # Imported directly, because searching the entry points of all installed packages takes
+        # longer than reading a picture.
         from mnist_cli.adapters.numpy_adapter import adapter
 
         def classifier_of(model: checkpoint.Checkpoint) -> Classifier:
             return model.classifier(adapter, device="cpu", threads=self._threads)
 
         self._path = model or PRETRAINED
-        self._model = checkpoint.load(self._path)
-        self.calibration = self._model.calibration or CALIBRATION
+        self.checkpoint = checkpoint.load(self._path)
+        self.calibration = self.checkpoint.calibration or DEFAULT_CALIBRATION
         self._framework = framework
         self._device = device
         self._threads = threads or available_cores()
-        self._classifier = classifier_of(self._model)
-        # Whatever the model, the one in the package tells touching digits from wide ones.
+        self._classifier = classifier_of(self.checkpoint)
+        # The package's model splits touching digits for every model, because the limits of evidence
+        # for a split were measured with it.
         self._segmenter = (
             self._classifier if model is None else classifier_of(checkpoint.load(PRETRAINED))
         )
 
+    def predict(self, source: Source, *, single: bool = False) -> Prediction:
+        """Return the digits in one picture: a path, a file's bytes, an array or a PIL image.
+
+        ``single`` takes all ink as one digit. Raises `PictureError` for a source that is no picture
+        or shows no digit.
+        """
+        (answer,) = self.read([source], single=single)
+        if isinstance(answer, PictureError):
+            raise answer
+        return answer
+
     def read(
         self, sources: Iterable[Source], *, single: bool = False
     ) -> Iterator[Prediction | PictureError]:
-        """Yield what each source shows, or why it cannot be read, in order.
+        """Yield a prediction for each source, or the reason why it cannot be read, in order.
 
-        With NumPy, memory does not grow with the number of sources. Another framework gets all
-        digits at once, since each start of its process takes seconds: 784 bytes a digit are kept.
+        ``single`` takes all ink of a picture as one digit. With NumPy, memory does not grow with
+        the number of sources. Another framework gets the digits of all sources at once, because
+        each start of its process takes seconds; this needs 784 bytes per digit.
         """
         prepared = self._prepared(sources, single=single)
-        size = _BATCH if self._framework == NUMPY else None
+        size = _BATCH_SIZE if self._framework == NUMPY else None
         while batch := list(islice(prepared, size)):
             images = [
                 digit.image for _, found in batch if isinstance(found, list) for digit in found
@@ -205,34 +225,40 @@ class Reader:
     def _prepared(
         self, sources: Iterable[Source], *, single: bool
     ) -> Iterator[tuple[Source, Found]]:
-        """Yield each source with its digits, prepared.
+        """Yield each source with its prepared digits.
 
-        One after the other: the work on a small picture is many short calls, and Python threads
-        spend more time waiting for each other than they save (preparation of MNIST arrays alone:
-        1,100 a second in two threads, 1,800 in one). On a large one OpenCV uses all cores itself.
+        Without threads: preparing a small picture is many short calls, for which Python threads
+        lose more time in waiting than they gain (MNIST arrays: 1,100 pictures per second in two
+        threads, 1,800 in one). For a large picture OpenCV uses all cores itself.
         """
 
         def prepare_one(source: Source) -> Found:
             try:
-                return prepare(source, single=single, classify=self._segmenting_logits)
+                return prepare(source, single=single, evidence=self._segmentation_evidence)
             except PictureError as error:
                 return error
             except MemoryError:
                 return PictureError("too large for this machine's memory; scale it down")
-            except DEFECTS as error:  # one should cost a folder of thousands one picture, not all
-                return PictureError(f"cannot be prepared ({brief(error)})")
+            except UNEXPECTED_ERRORS as error:  # one picture must not end the reading of a folder
+                return PictureError(f"cannot be prepared ({short_message(error)})")
 
         for source in sources:
             yield source, prepare_one(source)
 
-    def _segmenting_logits(self, images: Array) -> Array:
-        return self._segmenter.predict_logits(recipe.normalize(images))
+    def _segmentation_evidence(self, images: Array) -> Array:
+        """Return the evidence (N,) that each image (N, 28, 28), uint8, shows a digit."""
+        return evaluation.evidence(self._segmenter.predict_logits(recipe.normalize(images)))
 
     def logits(self, images: Array) -> Array:
-        """Return logits (N, 10) of prepared images (N, 28, 28), uint8, by the chosen framework."""
+        """Return the logits (N, 10), float32, of prepared images (N, 28, 28), uint8.
+
+        The chosen framework computes them. Raises `FrameworkError` if it fails.
+        """
         if self._framework == NUMPY:
             return self._classifier.predict_logits(
-                recipe.normalize(images, mean=self._model.pixel_mean, std=self._model.pixel_std)
+                recipe.normalize(
+                    images, mean=self.checkpoint.pixel_mean, std=self.checkpoint.pixel_std
+                )
             )
         import tempfile
 
@@ -258,15 +284,15 @@ Found: TypeAlias = "list[PreparedDigit] | PictureError"
 def _prediction(
     source: Source, prepared: list[PreparedDigit], logits: Array, limits: Calibration
 ) -> Prediction:
-    """Return the answer for one picture; logits (N, 10) for its N digits."""
+    """Return the prediction for one picture with N digits, given their logits (N, 10)."""
     probabilities, sure = (array.tolist() for array in judge(logits, limits))
     digits = []
     text = ""
-    for number, (one, row) in enumerate(zip(prepared, probabilities, strict=True)):
+    for number, (found, row) in enumerate(zip(prepared, probabilities, strict=True)):
         confidence = max(row)
         digit = row.index(confidence)
-        digits.append(Digit(digit, confidence, tuple(row), one.box, sure[number], one.image))
-        if number and one.line != prepared[number - 1].line:
+        digits.append(Digit(digit, confidence, tuple(row), found.box, sure[number], found.image))
+        if number and found.line != prepared[number - 1].line:
             text += "\n"
         text += str(digit)
     file = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None

@@ -13,7 +13,8 @@ import numpy as np
 from mnist_cli import adapters
 from mnist_cli.arrays import Weights
 from mnist_cli.config import ModelSpec, TrainConfig
-from mnist_cli.data.dataset import load_dataset, split
+from mnist_cli.data.registry import load_dataset
+from mnist_cli.data.split import split
 from mnist_cli.training import recipe
 
 SPECS = {"cnn": ModelSpec("cnn"), "mlp": ModelSpec("mlp"), "sigmoid": ModelSpec("mlp", "sigmoid")}

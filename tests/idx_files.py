@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_cli.data.dataset import Dataset, load_dataset
+from mnist_cli.data.dataset import Dataset
+from mnist_cli.data.registry import load_dataset
 
 
 @functools.cache

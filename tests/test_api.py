@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import mnist_cli
-from mnist_cli.data.dataset import load_dataset
+from mnist_cli.data.registry import load_dataset
 from mnist_cli.errors import CheckpointError, UsageError
 from mnist_cli.records import RunRecord
 
@@ -214,6 +214,8 @@ def test_a_loaded_model_reads_many_pictures(quick: Callable[..., RunRecord]) -> 
     images = load_dataset().test_images[:3]
     model = mnist_cli.load_model("numpy-mlp")
     texts = [answer.text for answer in model.read(images)]
+    assert texts == [model.predict(image).text for image in images]
+    assert set(model.checkpoint.weights) == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
     assert texts == [mnist_cli.predict(image, model="numpy-mlp").text for image in images]
     with pytest.raises(CheckpointError, match="No model at"):
         mnist_cli.load_model("absent-mlp")

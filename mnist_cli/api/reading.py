@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cli.api.arguments import PathLike, checked_device, checked_threads, checks_keywords
-from mnist_cli.errors import PictureError
 
 if TYPE_CHECKING:
     from mnist_cli.pictures.opening import Source
-    from mnist_cli.prediction import Prediction, Reader
+    from mnist_cli.prediction import Model, Prediction
 
 
 @checks_keywords
@@ -34,10 +33,7 @@ def predict(
     loaded = load_model(
         model, framework=framework, threads=threads, device=device, results_dir=results_dir
     )
-    (answer,) = loaded.read([source], single=single)
-    if isinstance(answer, PictureError):
-        raise answer
-    return answer
+    return loaded.predict(source, single=single)
 
 
 @checks_keywords
@@ -48,20 +44,20 @@ def load_model(
     threads: int | None = None,
     device: str = "auto",
     results_dir: PathLike = "results",
-) -> Reader:
+) -> Model:
     """Return a model that reads pictures: by default the one in this package.
 
     ``model`` is a file, or a name such as ``torch-cnn`` in the models of ``results_dir``.
     ``framework`` computes it, whichever trained it. Raises `CheckpointError` for a bad model.
     """
-    from mnist_cli.prediction import NUMPY, Reader
+    from mnist_cli.prediction import NUMPY, Model
     from mnist_cli.training.checkpoint import model_path
 
     if framework != NUMPY:  # always installed; looking for others takes a while
         from mnist_cli import adapters
 
         framework = adapters.resolve(framework)
-    return Reader(
+    return Model(
         None if model is None else model_path(model, Path(results_dir)),
         framework=framework,
         threads=checked_threads(threads),

@@ -163,7 +163,7 @@ def evaluation_files(folder: Path, model: Path) -> tuple[Path, Path]:
 
 
 def _draw_evaluation(evaluation: Evaluation, confusion_path: Path, samples_path: Path) -> None:
-    from mnist_cli.data.dataset import load_dataset
+    from mnist_cli.data.registry import load_dataset
     from mnist_cli.reporting.charts import confusion, predictions
 
     title = f"{Path(evaluation.checkpoint).stem} on {evaluation.dataset}"

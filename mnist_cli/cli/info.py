@@ -11,7 +11,7 @@ _PACKAGES = ("numpy", "torch", "tensorflow", "keras", "scikit-learn", "matplotli
 def info(as_json: options.AsJson = False) -> None:
     """Show versions, devices, threads and data."""
     from mnist_cli import adapters
-    from mnist_cli.data.dataset import DATASETS
+    from mnist_cli.data.registry import DATASETS
     from mnist_cli.records import available_cores, describe_machine, version_of
     from mnist_cli.reporting import console
 

@@ -34,7 +34,7 @@ def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_dataset(incomplete: str) -> list[str]:
     """Return the named data sets that start with ``incomplete``."""
-    from mnist_cli.data.dataset import DATASETS
+    from mnist_cli.data.registry import DATASETS
 
     return _starting_with(incomplete, DATASETS)
 

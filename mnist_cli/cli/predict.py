@@ -19,7 +19,7 @@ from mnist_cli.errors import MnistError, UsageError
 if TYPE_CHECKING:
     from mnist_cli.cli.predictions import PredictionPrinter
     from mnist_cli.cli.sources import Named
-    from mnist_cli.prediction import Prediction, Reader
+    from mnist_cli.prediction import Model, Prediction
 
 _FEW_PICTURES = 8  # read in a moment: no progress bar
 _MAX_PLOTTED = 6  # pictures in one plot
@@ -83,7 +83,7 @@ def predict(
 
 
 def _read(
-    reader: Reader, sources: list[Named], printer: PredictionPrinter, *, single: bool
+    reader: Model, sources: list[Named], printer: PredictionPrinter, *, single: bool
 ) -> tuple[list[tuple[str, str | bytes, Prediction]], int]:
     """Read and print every picture; return the first few, to plot, and how many failed."""
     import time

@@ -1,1 +1,1 @@
-"""The MNIST files themselves (see README.md here) and the readers of datasets."""
+"""Datasets: one file per format, `registry` for names and paths, `split`, and MNIST itself."""

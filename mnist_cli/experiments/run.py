@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from mnist_cli.data.dataset import load_dataset, training_count
+from mnist_cli.data.registry import load_dataset
+from mnist_cli.data.split import training_count
 from mnist_cli.errors import DivergedError, FrameworkError, OutputError, RecordError
 from mnist_cli.experiments.document import build_document, load_document, records_of
 from mnist_cli.experiments.plan import Key, job_key, job_label

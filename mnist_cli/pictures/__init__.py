@@ -1,1 +1,1 @@
-"""A person's picture to 28x28 digits in the form of MNIST's."""
+"""Pictures to 28x28 digits as in MNIST: `normalise.prepare` runs all steps."""

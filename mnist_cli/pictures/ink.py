@@ -1,4 +1,8 @@
-"""Pixels to ink: how much of it covers each pixel, whatever the colours, the light, the paper."""
+"""Find the ink of a picture: how much of it covers each pixel, from 0 for paper to 1 for full ink.
+
+Works for any colours, polarity, illumination and paper. "Paper" is the background that the ink lies
+on, "surroundings" is what a photo shows beyond the edges of the sheet.
+"""
 
 from __future__ import annotations
 
@@ -10,111 +14,172 @@ import numpy as np
 from mnist_cli.arrays import Array
 from mnist_cli.errors import PictureError
 from mnist_cli.pictures.opening import MIN_CONTRAST
+from mnist_cli.pictures.ruled_lines import line_pixels, long_line_bands
 
 NO_DIGIT = "no digit found"
-MIN_DIGIT_PIXELS = 5  # a digit of fewer pixels in height and width cannot be told from a speck
-LARGE_SIDE = 100  # pixels; in smaller pictures neither sheets nor ruled lines are looked for
+# Pixels of the longer side: a digit cannot be distinguished from a speck of fewer.
+MIN_DIGIT_SIDE = 5
+# Pixels: smaller pictures are crops of a digit or a few, so neither the edges of a sheet nor ruled
+# lines are searched for.
+MIN_PAGE_SIDE = 100
 
-_SMALL_SIDE = 256  # light and colour vary slowly: they are measured on a picture of this side
-# Of the strength of full ink: what belongs to a stroke.
-_WEAK = 0.2
-_STRONG = 0.4  # what some of it must reach
-_WEAK_CLEAN = 0.1  # in a picture that a program drew there is no noise to take for ink
-_LINES_SIDE = 500  # ruled lines are looked for in a picture of about this side
-_DRAWN_NOISE = 1 / 15  # of full ink: more than what saving a drawing as JPEG leaves on its paper
-_SHARP = 0.2  # of full ink: by so much strength changes over two small pixels at an edge
-_LEAST_CONTRAST = 0.08  # of the paper's light: fainter marks are stains and folds
-_LEAST_DEPTH = 12  # of 255: the same, of a bright sheet whose brightest parts might be chalk
-_TWO_TONES = 60  # of 255: the least difference of paper and ink in a close crop
-_TWO_TONE_NOISE = 0.02  # of full ink: there is too little paper in a close crop to measure it
-_EVEN_BORDER = 0.35  # of the picture's contrast: a border that varies less is all paper
-_FAINT_LINES = 1.6  # times as strong as ruled lines is ink that strength alone tells from them
+# Pixels of the longer side: illumination and colour vary slowly, and are estimated at this size.
+_COARSE_SIDE = 256
+
+# Strength of ink, 0-1. Hysteresis thresholding: pixels above the low threshold are ink where they
+# are connected to a pixel above the high one.
+_LOW_THRESHOLD = 0.2
+_HIGH_THRESHOLD = 0.4
+_LOW_THRESHOLD_CLEAN = 0.1  # there is no noise to mistake for ink
+# Strength of ink. Both thresholds lie so many noise levels above paper where that is more: 4 for
+# what is ink, 3 for what may still be paper, but at least `_MIN_NOISE_FLOOR` in a photo.
+_THRESHOLD_NOISE_LEVELS = 4
+_FLOOR_NOISE_LEVELS = 3
+_MIN_NOISE_FLOOR = 0.15
+# A digit's least length as a fraction of a photo's longer side: grain and dust are smaller.
+_MIN_DIGIT_FRACTION = 0.012
+
+# Strength of ink: a picture with more noise on its paper is a photo or a scan. JPEG compression of
+# a drawing leaves less.
+_MAX_CLEAN_NOISE = 1 / 15
+# Fraction: so much of what is nearer to paper than to ink must be within the tolerance of paper.
+_MIN_CLEAN_FRACTION = 0.75
+# The tolerance of paper: grey levels of 255, and a fraction of the picture's contrast.
+_PAPER_TOLERANCE_LEVELS = 1.5
+_PAPER_TOLERANCE_FRACTION = 0.02
+
+# Strength of ink: the gradient over 3 pixels of the coarse picture that makes an edge sharp.
+_SHARP_GRADIENT = 0.2
+_MIN_CONTRAST_FRACTION = 0.08  # of the paper's brightness: fainter marks are stains and folds
+# Grey levels: the same for light ink. Its paper is dark, and any noise is a large fraction of it.
+_MIN_CONTRAST_LEVELS = 12
+_MIN_LIGHT_LEVELS = 8  # grey levels: less light is all noise, and must not be divided by
+_MIN_BIMODAL_CONTRAST = 60  # grey levels between paper and ink in a close crop of a digit
+_BIMODAL_NOISE = 0.02  # strength of ink: assumed, as a close crop has too little paper to measure
+_MAX_BETWEEN_MODES = 0.25  # fraction of pixels, as edges are, with tones between paper and ink
+# Fraction of the picture's contrast: a border whose tones spread less shows paper only.
+_UNIFORM_BORDER_SPREAD = 0.35
+# Ink so many times as strong as ruled lines is separated from them by a threshold alone.
+_FAINT_LINES_RATIO = 1.6
 
 
 @dataclass(frozen=True, eq=False)
 class Ink:
-    """The ink of a picture.
+    """The ink of a picture of H x W pixels.
 
-    ``strength`` (H, W) float32: paper 0, full ink 1. ``mask`` (H, W) bool: what belongs to
-    strokes. ``strong`` (H, W) bool: what some of each stroke must reach. ``weak`` is the least
-    strength of a stroke, ``floor`` what may still be paper, ``least`` how many pixels a digit is
-    long at the least.
+    Attributes:
+        strength: (H, W) float32, 0 for paper to 1 for full ink.
+        mask: (H, W) bool, the pixels that belong to strokes.
+        strong: (H, W) bool, the pixels of which each stroke must have some.
+        threshold: the least strength of a stroke, 0-1.
+        noise_floor: the largest strength that may still be paper, 0-1.
+        min_digit_side: the least length of a digit's longer side, in pixels.
     """
 
     strength: Array
     mask: Array
     strong: Array
-    weak: float
-    floor: float
-    least: float
+    threshold: float
+    noise_floor: float
+    min_digit_side: float
 
 
 def find_ink(pixels: Array) -> Ink:
-    """Return the ink in upright pixels, (H, W) or (H, W, 3), uint8.
+    """Return the ink in upright pixels, uint8, (H, W) or (H, W, 3).
 
     Raises `PictureError` for a blank picture.
     """
-    if max(pixels.shape[:2]) < MIN_DIGIT_PIXELS:
+    if max(pixels.shape[:2]) < MIN_DIGIT_SIDE:
         raise PictureError(NO_DIGIT)
-    grey = _grey(_without_desk(pixels))
+    grey = _grey(_without_surroundings(pixels))
     low, high = float(grey.min()), float(grey.max())
     if high - low < MIN_CONTRAST:
         raise PictureError(NO_DIGIT)
     paper = float(np.median(_border(grey)))
-    farthest = low if paper - low >= high - paper else high
+    full_ink = low if paper - low >= high - paper else high
+    ink = _clean_ink(grey, paper, full_ink)
+    is_clean = ink is not None
+    if ink is None:
+        ink = _photographed_ink(grey, paper, full_ink)
+    return _without_ruled_lines(ink, is_clean=is_clean)
+
+
+def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
+    """Return the ink of a picture that a program drew, or None for a photo or a scan.
+
+    Its strength is linear in the grey levels between ``paper`` and ``full_ink``: so MNIST's own
+    images keep their values.
+    """
     distance = np.abs(grey - paper)
-    on_paper = distance < abs(farthest - paper) / 2
-    even = distance <= max(1.5, 0.02 * (high - low))
-    strength = np.clip((paper - grey) / np.float32(paper - farthest), 0, 1)
-    noise = float(strength[even].std()) if even.any() else 1.0
-    is_drawn = bool(
-        np.count_nonzero(even) >= 0.75 * np.count_nonzero(on_paper) and noise < _DRAWN_NOISE
+    is_nearer_paper = distance < abs(full_ink - paper) / 2
+    contrast = float(grey.max()) - float(grey.min())
+    is_paper = distance <= max(_PAPER_TOLERANCE_LEVELS, _PAPER_TOLERANCE_FRACTION * contrast)
+    strength = np.clip((paper - grey) / np.float32(paper - full_ink), 0, 1)
+    noise = float(strength[is_paper].std()) if is_paper.any() else 1.0
+    paper_pixels, nearer_pixels = np.count_nonzero(is_paper), np.count_nonzero(is_nearer_paper)
+    if paper_pixels < _MIN_CLEAN_FRACTION * nearer_pixels or noise >= _MAX_CLEAN_NOISE:
+        return None
+    threshold = max(_LOW_THRESHOLD_CLEAN, _THRESHOLD_NOISE_LEVELS * noise)
+    return Ink(
+        strength=strength,
+        mask=strength > threshold,
+        strong=strength > _HIGH_THRESHOLD,
+        threshold=threshold,
+        noise_floor=_FLOOR_NOISE_LEVELS * noise,
+        min_digit_side=float(MIN_DIGIT_SIDE),
     )
-    sharp = np.ones(grey.shape, dtype=bool)
-    if is_drawn:
-        # By a program: as it is, so that MNIST's own pictures stay what they are.
-        weak, floor, least = max(_WEAK_CLEAN, 4 * noise), 3 * noise, float(MIN_DIGIT_PIXELS)
+
+
+def _photographed_ink(grey: Array, paper: float, full_ink: float) -> Ink:
+    """Return the ink of a photo or scan; raises `PictureError` if there is none."""
+    found = _corrected_strength(grey)
+    if found is not None:
+        strength, noise, is_near_edge = found
+    elif _is_bimodal(grey, abs(paper - full_ink)):
+        strength = np.clip((paper - grey) / np.float32(paper - full_ink), 0, 1)
+        noise, is_near_edge = _BIMODAL_NOISE, np.ones(grey.shape, dtype=bool)
     else:
-        found = _strength_in_photo(grey)
-        if found is not None:
-            strength, noise, sharp = found
-        elif _is_two_tone(grey, abs(paper - farthest)):
-            noise = _TWO_TONE_NOISE
-        else:
-            raise PictureError(NO_DIGIT)
-        weak, floor = max(4 * noise, _WEAK), max(3 * noise, 0.15)
-        least = max(MIN_DIGIT_PIXELS, 0.012 * max(grey.shape))  # grains and dust are smaller
-    ink = Ink(strength, strength > weak, (strength > _STRONG) & sharp, weak, floor, least)
-    return _without_rulings(ink, is_drawn=is_drawn)
+        raise PictureError(NO_DIGIT)
+    threshold = max(_THRESHOLD_NOISE_LEVELS * noise, _LOW_THRESHOLD)
+    return Ink(
+        strength=strength,
+        mask=strength > threshold,
+        strong=(strength > _HIGH_THRESHOLD) & is_near_edge,
+        threshold=threshold,
+        noise_floor=max(_FLOOR_NOISE_LEVELS * noise, _MIN_NOISE_FLOOR),
+        min_digit_side=max(MIN_DIGIT_SIDE, _MIN_DIGIT_FRACTION * max(grey.shape)),
+    )
 
 
 # --- Colour to grey ------------------------------------------------------------------------------
 
 
 def _grey(pixels: Array) -> Array:
-    """Return (H, W) float32, 0-255: the colours along the line from paper to ink.
+    """Return (H, W) float32, 0-255: the colours projected on the line from paper to ink.
 
-    Usual grey loses yellow ink on white and red ink on green. The direction is the first principal
-    component of what stands out from its surroundings.
+    The usual weights of grey lose yellow ink on white and red ink on green. The direction here is
+    the first principal component of the pixels that differ most from their neighbourhood.
     """
     if pixels.ndim == 2:
         return pixels.astype(np.float32)
     if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
         return pixels[..., 0].astype(np.float32)
-    small = _at_most(pixels, _SMALL_SIDE).astype(np.float32)
-    away = (small - _smoothed(small, max(small.shape) / 8)).reshape(-1, 3)
-    lengths = (away * away).sum(axis=1)
-    standing_out = away[lengths >= np.percentile(lengths, 90)]
-    _, axes = np.linalg.eigh(standing_out.T @ standing_out)
+    small = _downscaled(pixels, _COARSE_SIDE).astype(np.float32)
+    sigma = max(small.shape) / 8
+    mean = np.asarray(cv2.GaussianBlur(small, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
+    difference = (small - mean).reshape(-1, 3)
+    squares = (difference * difference).sum(axis=1)
+    salient = difference[squares >= np.percentile(squares, 90)]
+    _, axes = np.linalg.eigh(salient.T @ salient)
     axis = axes[:, -1] * (1 if axes[:, -1].sum() >= 0 else -1)
-    axis /= np.abs(axis).sum()  # so that the result keeps to a range of 255
+    axis /= np.abs(axis).sum()  # keeps the result in a range of 255
     offset = -255 * axis[axis < 0].sum()
     weights = np.append(axis, offset).astype(np.float32)
     return np.asarray(cv2.transform(pixels.astype(np.float32), weights[None]))
 
 
-def _at_most(values: Array, side: int) -> Array:
-    """Return a picture scaled down by areas until its longer side is at most ``side``."""
+def _downscaled(values: Array, side: int) -> Array:
+    """Return a picture with its longer side at most ``side`` pixels, by averaging areas."""
     height, width = values.shape[:2]
     scale = side / max(height, width)
     if scale >= 1:
@@ -123,167 +188,183 @@ def _at_most(values: Array, side: int) -> Array:
     return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
 
 
-def _smoothed(values: Array, sigma: float) -> Array:
-    return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
-
-
 def _border(grey: Array) -> Array:
+    """Return the outermost pixels of a picture (H, W) as one row (2 H + 2 W,)."""
     return np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
 
 
-# --- A sheet on a desk ---------------------------------------------------------------------------
+# --- A sheet of paper on darker surroundings -----------------------------------------------------
 
 
-def _without_desk(pixels: Array) -> Array:
-    """Return pixels as if the sheet went on beyond its edges, if one lies on something darker."""
-    if min(pixels.shape[:2]) < LARGE_SIDE:
+def _without_surroundings(pixels: Array) -> Array:
+    """Return pixels with the surroundings of a bright sheet replaced by paper, if there are any.
+
+    ``pixels`` is uint8, (H, W) or (H, W, 3), and so is the result.
+    """
+    if min(pixels.shape[:2]) < MIN_PAGE_SIDE:
         return pixels
-    small = _at_most(pixels, _SMALL_SIDE)
-    sheet = _sheet(small)
+    small = _downscaled(pixels, _COARSE_SIDE)
+    sheet = _sheet_mask(small)
     if sheet is None:
         return pixels
+    # The paper without its ink, by a closing; then continued beyond the edges of the sheet.
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (65, 65))
     paper = cv2.morphologyEx(small, cv2.MORPH_CLOSE, kernel, borderType=cv2.BORDER_REPLICATE)
-    around = 1 - cv2.erode(sheet, np.ones((3, 3), np.uint8))
-    filled = cv2.inpaint(cv2.medianBlur(paper, 5), around, 3, cv2.INPAINT_TELEA)
+    outside = 1 - cv2.erode(sheet, np.ones((3, 3), np.uint8))
+    filled = cv2.inpaint(cv2.medianBlur(paper, 5), outside, 3, cv2.INPAINT_TELEA)
     size = (pixels.shape[1], pixels.shape[0])
     filled = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR)
     on_sheet = cv2.resize(sheet, size, interpolation=cv2.INTER_NEAREST) > 0
     return np.where(on_sheet if pixels.ndim == 2 else on_sheet[..., None], pixels, filled)
 
 
-def _sheet(small: Array) -> Array | None:
-    """Return where a bright sheet lies on something darker, (H, W) uint8, 1 there, or None."""
-    light = cv2.medianBlur(small if small.ndim == 2 else small.max(axis=2), 5)
-    # On a scale of ratios, as shadow is one: a sheet in shadow stays nearer to a sheet in light.
-    ratios = np.rint(46 * np.log1p(light.astype(np.float32))).astype(np.uint8)
-    _, bright = cv2.threshold(ratios, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+def _sheet_mask(small: Array) -> Array | None:
+    """Return the mask (H, W) uint8, 1 on a bright sheet on darker surroundings, or None.
+
+    The sheet is the convex hull of the largest bright region, if that is a polygon of few corners
+    with some dark writing on it.
+    """
+    brightness = cv2.medianBlur(small if small.ndim == 2 else small.max(axis=2), 5)
+    # Logarithmic, because a shadow multiplies: paper in shadow then stays nearer to paper in light
+    # than to the surroundings. 46 maps the logarithm of 256 to 255.
+    logarithms = np.rint(46 * np.log1p(brightness.astype(np.float32))).astype(np.uint8)
+    _, bright = cv2.threshold(logarithms, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     contours, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not contours:  # all of it is black
+    if not contours:  # the whole picture is black
         return None
     outline = max(contours, key=cv2.contourArea)
     hull = cv2.convexHull(outline)
     corners = cv2.approxPolyDP(hull, 0.02 * cv2.arcLength(hull, True), True)
     area = cv2.contourArea(hull)
-    left, top, wide, high = cv2.boundingRect(hull)
-    height, width = light.shape
-    sides_met = (left == 0) + (top == 0) + (left + wide == width) + (top + high == height)
-    # A shadow's edge runs from side to side. A bright 0 is not straight: it needs eight corners.
+    left, top, box_width, box_height = cv2.boundingRect(hull)
+    height, width = brightness.shape
+    touches = (left == 0, top == 0, left + box_width == width, top + box_height == height)
+    # A shadow's edge runs from one side of the picture to another, so a region that touches two
+    # sides may be light, not a sheet. A bright 0 has round sides: they take eight corners.
     if (
-        sides_met > 1
-        or area < 0.1 * light.size
+        sum(touches) > 1
+        or area < 0.1 * brightness.size
         or len(corners) > 6
         or cv2.contourArea(corners) < 0.92 * area
         or cv2.contourArea(outline) < 0.75 * area
     ):
         return None
-    sheet = cv2.fillConvexPoly(np.zeros_like(light), corners, 1)
+    sheet = cv2.fillConvexPoly(np.zeros_like(brightness), corners, 1)
     sheet = np.asarray(cv2.erode(sheet, np.ones((7, 7), np.uint8), borderValue=1))
-    inside = light[sheet > 0]
+    inside = brightness[sheet > 0]
     written = np.count_nonzero(inside < 0.75 * np.median(inside)) / max(1, inside.size)
     return sheet if 0.0003 < written < 0.4 else None
 
 
-# --- Grey to strength of ink ---------------------------------------------------------------------
+# --- Illumination correction ---------------------------------------------------------------------
 
 
-def _strength_in_photo(grey: Array) -> tuple[Array, float, Array] | None:
-    """Return the strength of ink (H, W), 0-1, how much the paper's varies, and where it is sharp.
+def _corrected_strength(grey: Array) -> tuple[Array, float, Array] | None:
+    """Return strength of ink, noise level and edge neighbourhoods of a photo, or None without ink.
 
-    Light is divided out, since shadow dims ink and paper alike. What varies is a deviation. Sharp
-    (H, W), bool, is the neighbourhood of edges, which ink has and light has not. None, if nothing
-    stands out.
+    The strength is (H, W) float32, 0-1, after division by the illumination, because shadow dims ink
+    and paper by the same factor. The noise level is the standard deviation of the paper's strength.
+    The neighbourhoods (H, W), bool, are True near sharp edges, which ink has and shadow has not.
     """
     if max(grey.shape) >= 400:
-        grey = cv2.GaussianBlur(grey, (3, 3), 0)  # the sensor's noise; strokes here are wider
-    small = cv2.medianBlur(_at_most(grey, _SMALL_SIDE), 3)
-    if not _ink_is_dark(small):
+        grey = cv2.GaussianBlur(grey, (3, 3), 0)  # against sensor noise; strokes are wider here
+    small = cv2.medianBlur(_downscaled(grey, _COARSE_SIDE), 3)
+    if not _has_dark_ink(small):
         small, grey = 255 - small, 255 - grey
-    light = np.maximum(_paper_light(small), 8)  # below 8 of 255 it is all noise
-    edges = cv2.morphologyEx(small, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) / light
+    light = np.maximum(_illumination(small), _MIN_LIGHT_LEVELS)
+    gradient = cv2.morphologyEx(small, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) / light
     height, width = grey.shape
     strength = 1 - grey / cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
-    # Half of a page or of its border is paper: the middle is paper's value, and what is spread
-    # below the middle is paper's noise, whatever ink lies above.
+    # At least half of a page, or of its border, is paper: so the median is paper, and the spread
+    # below it is the paper's noise, whatever ink lies above. 1.4826 times the median absolute
+    # deviation estimates the standard deviation of normal noise.
     sample = strength[:: max(1, height // 500), :: max(1, width // 500)]
-    middle = float(min(np.median(sample), np.median(_border(strength))))
-    noise = 1.4826 * float(np.median(middle - sample[sample <= middle]))
-    strength -= np.float32(middle)
-    standing_out = strength[strength > max(5 * noise, 0.05)]
-    if standing_out.size < MIN_DIGIT_PIXELS:
+    paper = float(min(np.median(sample), np.median(_border(strength))))
+    noise = 1.4826 * float(np.median(paper - sample[sample <= paper]))
+    strength -= np.float32(paper)
+    above_noise = strength[strength > max(5 * noise, 0.05)]
+    if above_noise.size < MIN_DIGIT_SIDE:
         return None
-    full = float(np.percentile(standing_out, 98))
-    if full < max(_LEAST_CONTRAST, 8 * noise) or full * float(np.median(light)) < _LEAST_DEPTH:
+    full_ink = float(np.percentile(above_noise, 98))
+    if full_ink < max(_MIN_CONTRAST_FRACTION, 8 * noise):
         return None
-    sharp = cv2.dilate((edges > _SHARP * full).astype(np.uint8), np.ones((5, 5), np.uint8))
-    sharp = cv2.resize(sharp, (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.clip(strength / full, 0, 1), noise / full, np.asarray(sharp > 0)
+    if full_ink * float(np.median(light)) < _MIN_CONTRAST_LEVELS:
+        return None
+    is_sharp = (gradient > _SHARP_GRADIENT * full_ink).astype(np.uint8)
+    near_edge = cv2.dilate(is_sharp, np.ones((5, 5), np.uint8))
+    near_edge = cv2.resize(near_edge, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.clip(strength / full_ink, 0, 1), noise / full_ink, np.asarray(near_edge > 0)
 
 
-def _is_two_tone(grey: Array, contrast: float) -> bool:
+def _is_bimodal(grey: Array, contrast: float) -> bool:
     """Return whether most pixels have one of two tones that differ by ``contrast``, 0-255.
 
-    Then paper and ink can be told by tone alone: in a crop so close that paper is not the most of
-    it.
+    Then tone alone separates ink from paper, even in a crop so close that most of it is ink.
     """
     tones = (grey - grey.min()) / np.ptp(grey)
     between = np.mean((tones > 0.3) & (tones < 0.7))
-    return bool(contrast >= _TWO_TONES and between <= 0.25)
+    return bool(contrast >= _MIN_BIMODAL_CONTRAST and between <= _MAX_BETWEEN_MODES)
 
 
-def _ink_is_dark(small: Array) -> bool:
-    """Return whether ink is darker than paper.
+def _has_dark_ink(small: Array) -> bool:
+    """Return the polarity of a grey picture: whether its ink is darker than its paper.
 
-    By the border, if that is all paper; else by what stands out sharply, as shadows do not.
+    Decided by the tone of the border if that is uniform, else by the sign of the sharp details.
     """
     border = _border(small)
     low, high = np.percentile(small, (1, 99))
-    if np.subtract(*np.percentile(border, (90, 10))) < _EVEN_BORDER * (high - low):
+    if np.subtract(*np.percentile(border, (90, 10))) < _UNIFORM_BORDER_SPREAD * (high - low):
         paper = float(np.median(border))
         return bool(paper - low >= high - paper)
     side = max(small.shape)
-    reach = side // 6 if side >= LARGE_SIDE else side // 2  # a close crop has thick strokes
-    around = cv2.medianBlur(small.astype(np.uint8), max(3, reach) | 1)
-    away = small / np.maximum(around, 8) - 1
-    return bool((away**3).sum() <= 0)
+    window = side // 6 if side >= MIN_PAGE_SIDE else side // 2  # strokes are thick in a close crop
+    median = cv2.medianBlur(small.astype(np.uint8), max(3, window) | 1)
+    difference = small / np.maximum(median, _MIN_LIGHT_LEVELS) - 1
+    return bool((difference**3).sum() <= 0)  # the third power lets strong details decide
 
 
 def _closed(small: Array) -> Array:
-    """Return a picture with dark ink without it: each stroke as bright as the paper beside it.
+    """Return a grey picture of dark ink after a closing that removes the ink.
 
-    By a closing: what is dark and narrower than a square goes, the edge of a shadow stays. The
-    square is twice as wide as one that is wide enough for most of the ink's contrast.
+    A morphological closing replaces what is dark and narrower than a square by what is beside it,
+    and keeps the edge of a shadow. The square is twice as wide as the smallest of four that shows
+    0.7 of the contrast between ink and paper that the largest of them shows.
     """
     side = max(small.shape)
-    # Pixels: the darkest part of a small digit on a large page.
-    most = min(small.size, max(5, small.size // 1600))
+    # How many of the darkest pixels measure the contrast: about those of a small digit on a page.
+    darkest = min(small.size, max(5, small.size // 1600))
 
-    def closed(part: float) -> Array:
-        reach = max(3, int(side / part)) | 1
-        kernel = np.ones((reach, reach), np.uint8)
+    def closed(divisor: float) -> Array:
+        size = max(3, int(side / divisor)) | 1
+        kernel = np.ones((size, size), np.uint8)
         return np.asarray(
             cv2.morphologyEx(small, cv2.MORPH_CLOSE, kernel, borderType=cv2.BORDER_REPLICATE)
         )
 
-    def contrast(part: float) -> float:
-        strength = 1 - small / np.maximum(closed(part), 8)
-        return float(np.partition(strength.ravel(), -most)[-most:].mean())
+    def contrast(divisor: float) -> float:
+        strength = 1 - small / np.maximum(closed(divisor), _MIN_LIGHT_LEVELS)
+        return float(np.partition(strength.ravel(), -darkest)[-darkest:].mean())
 
-    whole = contrast(2)
-    wide_enough = next(part for part in (16, 8, 4, 2) if contrast(part) >= 0.7 * whole)
-    return closed(wide_enough / 2)
+    full_contrast = contrast(2)
+    large_enough = next(
+        divisor for divisor in (16, 8, 4, 2) if contrast(divisor) >= 0.7 * full_contrast
+    )
+    return closed(large_enough / 2)
 
 
-def _paper_light(small: Array) -> Array:
-    """Return how bright bare paper would be at each pixel of a picture with dark ink."""
+def _illumination(small: Array) -> Array:
+    """Return the brightness (H, W), float32, 0-255, of bare paper at each pixel.
+
+    ``small`` is a grey picture of dark ink.
+    """
     coarse = _closed(small)
     strength = np.clip(1 - small / np.maximum(coarse, 1), 0, 1)
     _, ink = cv2.threshold(
         (strength * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU
     )
     ink = cv2.dilate(ink, np.ones((3, 3), np.uint8))
-    # The closing follows the brightest specks, the median of what is not ink does not; and unlike
-    # a mean, it leaves the edge of a shadow where it is.
+    # A closing follows the brightest specks; the median of the pixels without ink does not. Unlike
+    # a mean, a median also keeps the edge of a shadow where it is.
     paper = np.where(ink > 0, coarse, small).astype(np.uint8)
     return np.asarray(cv2.medianBlur(paper, max(3, max(small.shape) // 16) | 1).astype(np.float32))
 
@@ -291,78 +372,51 @@ def _paper_light(small: Array) -> Array:
 # --- Ruled and squared paper ---------------------------------------------------------------------
 
 
-def _without_rulings(ink: Ink, *, is_drawn: bool) -> Ink:
-    """Return the ink without the lines of ruled and squared paper."""
-    if min(ink.mask.shape) < LARGE_SIDE:
+def _without_ruled_lines(ink: Ink, *, is_clean: bool) -> Ink:
+    """Return the ink without the lines of ruled and squared paper.
+
+    By a higher threshold where the lines are faint, else by removing the pixels of the lines.
+    """
+    if min(ink.mask.shape) < MIN_PAGE_SIDE:
         return ink
     mask, strength = ink.mask, ink.strength
-    across = _long_lines(mask)
-    down = _long_lines(np.ascontiguousarray(mask.T)).T
-    lines, rest = mask & (across | down), mask & ~(across | down)
-    if not lines.any():
+    horizontal = long_line_bands(mask)
+    vertical = long_line_bands(np.ascontiguousarray(mask.T)).T
+    on_lines, elsewhere = mask & (horizontal | vertical), mask & ~(horizontal | vertical)
+    if not on_lines.any():
         return ink
-    rest = cv2.erode(rest.astype(np.uint8), np.ones((2, 2), np.uint8)) > 0
-    if rest.any():
-        line, stroke = (float(np.percentile(strength[part], 75)) for part in (lines, rest))
-        if stroke > _FAINT_LINES * line:
-            weak = float(np.sqrt(line * stroke))
-            return Ink(strength, strength > weak, ink.strong, weak, (line + weak) / 2, ink.least)
-    removed, high = _line_alone(mask & ~down, across)
-    removed_down, wide = _line_alone((mask & ~across).T, down.T)
-    removed |= removed_down.T | (mask & across & down)
-    # A stroke that crosses a line as thin as itself is cut by it: close the cut.
+    elsewhere = cv2.erode(elsewhere.astype(np.uint8), np.ones((2, 2), np.uint8)) > 0
+    if elsewhere.any():
+        line = float(np.percentile(strength[on_lines], 75))
+        stroke = float(np.percentile(strength[elsewhere], 75))
+        if stroke > _FAINT_LINES_RATIO * line:
+            threshold = float(np.sqrt(line * stroke))
+            return Ink(
+                strength=strength,
+                mask=strength > threshold,
+                strong=ink.strong,
+                threshold=threshold,
+                noise_floor=(line + threshold) / 2,
+                min_digit_side=ink.min_digit_side,
+            )
+    removed, gap_y = line_pixels(mask & ~vertical, horizontal)
+    removed_vertical, gap_x = line_pixels((mask & ~horizontal).T, vertical.T)
+    removed |= removed_vertical.T | (mask & horizontal & vertical)
+    # Removing a line interrupts a stroke as thin as itself that crosses it: close that gap.
     kept = (mask & ~removed).astype(np.uint8)
-    removed &= cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((high, 1), np.uint8)) == 0
-    removed &= cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((1, wide), np.uint8)) == 0
-    left = cv2.connectedComponentsWithStats((mask & ~removed).astype(np.uint8))[2][1:]
-    sizes = left[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1, initial=0)
-    # Drawn by a program, a single stroke from edge to edge is a digit: nothing else would be left.
-    if is_drawn and sizes.max(initial=0) < max(MIN_DIGIT_PIXELS, 0.08 * min(mask.shape)):
+    removed &= cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((gap_y, 1), np.uint8)) == 0
+    removed &= cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((1, gap_x), np.uint8)) == 0
+    remaining = mask & ~removed
+    stats = cv2.connectedComponentsWithStats(remaining.astype(np.uint8))[2][1:]
+    sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1, initial=0)
+    # In a clean picture where nothing else is left, the "line" is a digit from edge to edge.
+    if is_clean and sides.max(initial=0) < max(MIN_DIGIT_SIDE, 0.08 * min(mask.shape)):
         return ink
-    return Ink(strength, mask & ~removed, ink.strong, ink.weak, ink.floor, ink.least)
-
-
-def _long_lines(mask: Array) -> Array:
-    """Return a band (bool) about each thin, nearly level line from border to border.
-
-    By the Hough transform (Duda and Hart, 1972), over the few angles that a page is turned by.
-    """
-    height, width = mask.shape
-    scale = max(1, round(max(height, width) / _LINES_SIDE))
-    # Shrunk so that no thin line is lost.
-    tall = cv2.dilate(mask.astype(np.uint8), np.ones((scale, 1), np.uint8))
-    small = np.ascontiguousarray(tall[::scale, ::scale])
-    high, wide = small.shape
-    strokes = cv2.morphologyEx(
-        small, cv2.MORPH_OPEN, np.ones((max(4, high // 40) + 1, 1), np.uint8)
+    return Ink(
+        strength=strength,
+        mask=remaining,
+        strong=ink.strong,
+        threshold=ink.threshold,
+        noise_floor=ink.noise_floor,
+        min_digit_side=ink.min_digit_side,
     )
-    small[strokes > 0] = 0
-    # One point a column, whatever the thickness: a line's upper edge.
-    y, x = np.nonzero(small[1:] > small[:-1])
-    bands = np.zeros(mask.shape, np.uint8)
-    if len(y) >= 0.5 * wide:
-        for slope in np.tan(np.radians(np.arange(-6, 6.01, 0.25))):
-            rows = np.rint(y - slope * (x - wide / 2)).astype(np.int64)
-            counts = np.bincount(rows[(rows >= 0) & (rows < high)], minlength=high + 1)
-            for row in np.flatnonzero(counts[:-1] + counts[1:] >= 0.5 * wide):
-                on_line = x[(rows == row) | (rows == row + 1)]
-                ends = (on_line < 0.05 * wide).sum(), (on_line > 0.95 * wide).sum()
-                if min(ends) >= 0.02 * wide:
-                    edges = (row + 1.5 + slope * (end - wide / 2) for end in (0, wide))
-                    first, last = (round(edge * scale) for edge in edges)
-                    cv2.line(bands, (0, first), (width, last), 1, 3 * scale + 2)
-    return bands > 0
-
-
-def _line_alone(mask: Array, lines: Array) -> tuple[Array, int]:
-    """Return the pixels (bool) of level lines where no stroke crosses, and a gap to close.
-
-    A stroke shows by a vertical run of ink longer than the lines are thick.
-    """
-    columns = np.count_nonzero(lines & mask, axis=0)
-    rows = max(1, np.count_nonzero(np.diff(lines.astype(np.int8), axis=0) == 1, axis=0).max())
-    thickness = max(1.0, float(np.median(columns[columns > 0])) / rows) if columns.any() else 1.0
-    longest = int(2 * thickness) + 2
-    kernel = np.ones((longest, 1), np.uint8)
-    strokes = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
-    return lines & mask & ~strokes, longest + 1

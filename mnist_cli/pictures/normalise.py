@@ -1,16 +1,18 @@
-"""A person's picture to digits as MNIST's were made: 28x28, white ink on black, 20 pixels high.
+"""Turn a picture into digits as in MNIST: 28x28 pixels, light ink on black, 20 pixels long.
 
-MNIST's makers took black-and-white scans, fitted each digit into 20x20 pixels (aspect kept,
-antialiased) and put its centre of mass in the centre of 28x28 (LeCun et al., 1998). A model that
-learned from those reads a photo only if the photo is brought to the same form. The way there:
+MNIST's authors scaled each black-and-white scan of a digit to fit 20x20 pixels, with antialiasing
+and the aspect ratio kept, and placed its centre of mass at the centre of 28x28 (LeCun et al.,
+"Gradient-based learning applied to document recognition", 1998). A model trained on such images
+reads a photo only after the same steps:
 
-1. `open_picture`: any file, array or PIL image to upright pixels on white, large ones shrunk.
-2. `find_ink`: the colour direction in which ink and paper differ most; a sheet told from the desk
-   it lies on; uneven light divided out; the lines of ruled and squared paper taken away.
-3. `group`: pieces of ink to digits: broken strokes joined, touching digits split.
-4. `_as_mnist`: one digit's ink to 28x28.
+1. `open_picture`: any file, array or PIL image to upright pixels on white, downscaled if large.
+2. `find_ink`: the strength of ink at each pixel, with colour, surroundings of the sheet, uneven
+   illumination and ruled lines removed.
+3. `segment`: ink to one component per digit; broken strokes are joined, touching digits split.
+4. `_as_mnist`: the ink of one digit to 28x28.
 
-Pillow opens, OpenCV works. Coordinates are (x, y) or boxes (left, top, right, bottom), in pixels.
+Pillow opens files, OpenCV does the rest. Points are (x, y) and boxes (left, top, right, bottom), in
+pixels.
 """
 
 from __future__ import annotations
@@ -24,31 +26,35 @@ import numpy as np
 
 from mnist_cli.arrays import IMAGE_SIZE, Array
 from mnist_cli.errors import PictureError
+from mnist_cli.pictures.components import Box, Component
 from mnist_cli.pictures.ink import NO_DIGIT, Ink, find_ink
+from mnist_cli.pictures.lines import text_lines
 from mnist_cli.pictures.opening import Source, open_picture
-from mnist_cli.pictures.segmentation import Box, Piece, group, in_lines
-from mnist_cli.training import evaluation
+from mnist_cli.pictures.segmentation import segment
 
-# What a fault of the preparation, not of the picture, may raise.
-DEFECTS = (ArithmeticError, IndexError, ValueError, cv2.error)
+# What `prepare` may raise beside `PictureError`, if a picture meets a defect of this program.
+UNEXPECTED_ERRORS = (ArithmeticError, IndexError, ValueError, cv2.error)
 
-# (N, 28, 28) uint8 -> logits (N, 10): evidence where the shape alone does not decide.
-Classify: TypeAlias = Callable[[Array], Array]
+# Images (N, 28, 28) uint8 -> the evidence (N,) that each shows a digit, as `evaluation.evidence` of
+# a classifier's logits.
+Evidence: TypeAlias = Callable[[Array], Array]
 
-_DIGIT_SIDE = 20  # MNIST's: the longer side of a digit
-_FINE_SIDE = 4 * _DIGIT_SIDE  # strokes are measured and changed at four times its size
-# Stroke widths in pixels of the final picture. Of MNIST's test digits 0.1% are thinner than 1.6
-# and 0.1% thicker than 6.7; the median is 3.0. Beyond, strokes are brought to the nearer target.
-_THINNEST, _THIN = 1.6, 2.8
-_THICKEST, _THICK = 6.7, 5.0
+_DIGIT_SIDE = 20  # pixels of a digit's longer side in MNIST
+_FINE_SIDE = 4 * _DIGIT_SIDE  # pixels: stroke width is measured and changed at this size
+# Pixels of stroke width at `_DIGIT_SIDE`. Of MNIST's test digits 0.1% are thinner than the first
+# and 0.1% thicker than the second; the median is 3.0. Strokes beyond are changed to the width of
+# the target: well within MNIST's range, and no farther from the original than needed.
+_MIN_STROKE_WIDTH, _THIN_TARGET = 1.6, 2.8
+_MAX_STROKE_WIDTH, _THICK_TARGET = 6.7, 5.0
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedDigit:
-    """One digit of a picture: ``image`` (28, 28) uint8, ink 255, and its box in the picture.
+    """One digit of a picture.
 
-    ``box`` is (left, top, right, bottom) in the upright picture's own pixels, right and bottom
-    outside; ``line`` counts lines of writing from 0.
+    ``image`` is (28, 28), uint8, 0 for background to 255 for ink. ``box`` is its bounding box
+    (left, top, right, bottom) in pixels of the upright original, right and bottom exclusive.
+    ``line`` is the number of its line of text, from 0.
     """
 
     image: Array
@@ -57,86 +63,94 @@ class PreparedDigit:
 
 
 def prepare(
-    source: Source, *, single: bool = False, classify: Classify | None = None
+    source: Source, *, single: bool = False, evidence: Evidence | None = None
 ) -> list[PreparedDigit]:
     """Return the digits of a picture in reading order, each as MNIST would hold it.
 
-    ``single`` takes all ink as one digit. ``classify`` gives the evidence where shapes do not
-    decide: whether wide ink is two digits that touch. Raises `PictureError` for what cannot be
-    read or shows no digit.
+    ``single`` takes all ink as one digit. ``evidence`` decides where shape does not: whether wide
+    ink is two digits that touch. Without it, touching digits stay one. Raises `PictureError` for a
+    picture that cannot be read or shows no digit.
     """
     picture = open_picture(source)
     ink = find_ink(picture.pixels)
 
-    def evidence(pieces: Sequence[Piece]) -> Array:
-        assert classify is not None
-        return evaluation.evidence(classify(np.stack([_render(ink, piece) for piece in pieces])))
+    def evidence_of(components: Sequence[Component]) -> Array:
+        assert evidence is not None
+        return evidence(np.stack([_digit_image(ink, component) for component in components]))
 
-    pieces = group(ink, single=single, evidence=evidence if classify else None)
-    if not pieces:
+    digits = segment(ink, single=single, evidence=evidence_of if evidence else None)
+    if not digits:
         raise PictureError(NO_DIGIT)
-    prepared = []
-    for number, line in enumerate(in_lines(pieces)):
-        for piece in line:
-            box = _scaled(piece.box, picture.factor)
-            prepared.append(PreparedDigit(_render(ink, piece), box, number))
-    return prepared
+    return [
+        PreparedDigit(
+            image=_digit_image(ink, digit),
+            box=_scaled(digit.box, picture.original_scale),
+            line=number,
+        )
+        for number, line in enumerate(text_lines(digits))
+        for digit in line
+    ]
 
 
-def _scaled(box: Box, factor: float) -> Box:
-    left, top, right, bottom = (round(value * factor) for value in box)
+def _scaled(box: Box, scale: float) -> Box:
+    left, top, right, bottom = (round(value * scale) for value in box)
     return left, top, right, bottom
 
 
-def _render(ink: Ink, piece: Piece) -> Array:
-    """Return one piece of ink as MNIST would hold it, (28, 28) uint8."""
+def _digit_image(ink: Ink, component: Component) -> Array:
+    """Return the ink of one component as MNIST would hold it, (28, 28) uint8.
+
+    Includes the soft edges of its strokes, which lie outside its mask, but no ink that is nearer to
+    something else.
+    """
     height, width = ink.strength.shape
-    longer = max(piece.width, piece.height)
-    # The mask ends where ink gets faint; the grey edge of a stroke reaches a little farther.
-    reach = max(3, round(0.03 * longer))
-    left, top = max(0, piece.box[0] - reach), max(0, piece.box[1] - reach)
-    right, bottom = min(width, piece.box[2] + reach), min(height, piece.box[3] + reach)
+    margin = max(3, round(0.03 * max(component.width, component.height)))
+    left, top = max(0, component.box[0] - margin), max(0, component.box[1] - margin)
+    right, bottom = min(width, component.box[2] + margin), min(height, component.box[3] + margin)
     strength = ink.strength[top:bottom, left:right]
     own = np.zeros(strength.shape, np.uint8)
-    y, x = piece.box[1] - top, piece.box[0] - left
-    own[y : y + piece.height, x : x + piece.width] = piece.mask
-    near = cv2.distanceTransform(1 - own, cv2.DIST_L2, 3)
-    values = np.where(near <= reach, strength, 0)
-    values[values <= ink.floor] = 0
-    others = (strength > ink.weak) & (own == 0)
-    if others.any():  # a neighbour's ink, or a ruled line's
-        to_others = cv2.distanceTransform((~others).astype(np.uint8), cv2.DIST_L2, 3)
-        values[to_others < near] = 0
+    x, y = component.box[0] - left, component.box[1] - top
+    own[y : y + component.height, x : x + component.width] = component.mask
+    distance = cv2.distanceTransform(1 - own, cv2.DIST_L2, 3)
+    values = np.where(distance <= margin, strength, 0)
+    values[values <= ink.noise_floor] = 0
+    others = (strength > ink.threshold) & (own == 0)
+    if others.any():  # the ink of a neighbour or a ruled line
+        distance_to_others = cv2.distanceTransform((~others).astype(np.uint8), cv2.DIST_L2, 3)
+        values[distance_to_others < distance] = 0
     return _as_mnist(values.astype(np.float32))
 
 
+def _as_mnist(values: Array) -> Array:
+    """Return a digit's ink (H, W), float32, 0 where there is none, as (28, 28) uint8."""
+    values = _cropped(values)
+    fine = _scaled_to(values, _FINE_SIDE)
+    full_ink = max(1e-3, float(np.percentile(fine[fine > 0], 90)))
+    side = max(values.shape)
+    # MNIST's digits were black and white before they were scaled down. So raise the contrast of a
+    # digit that is larger than MNIST's, fully from 2.2 times its size on. A smaller one needs its
+    # greys, because they hold its shape.
+    sharpening = float(np.clip((side - 1.2 * _DIGIT_SIDE) / _DIGIT_SIDE, 0, 1))
+    if sharpening:
+        fine = np.clip((fine / full_ink - 0.4) * (1 + 1.5 * sharpening) + 0.5, 0, 1)
+        full_ink = 1.0
+    stroke_width = _stroke_width(fine > full_ink / 2)
+    if side == _DIGIT_SIDE and _MIN_STROKE_WIDTH <= stroke_width <= _MAX_STROKE_WIDTH:
+        small = values  # already as in MNIST
+    else:
+        fine = _cropped(_with_mnist_stroke_width(fine, stroke_width))
+        small = _scaled_to(fine, _DIGIT_SIDE)
+    return _centered(small / max(1e-3, float(small.max())))
+
+
 def _cropped(values: Array) -> Array:
+    """Return values (H, W) cropped to the bounding box of those that are not 0."""
     rows, columns = np.flatnonzero(values.any(axis=1)), np.flatnonzero(values.any(axis=0))
     return values[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _as_mnist(values: Array) -> Array:
-    """Return a digit's ink (H, W), float32 with 0 where there is none, as (28, 28) uint8."""
-    values = _cropped(values)
-    fine = _fitted(values, _FINE_SIDE)
-    full = max(1e-3, float(np.percentile(fine[fine > 0], 90)))
-    pixels = max(values.shape)
-    # MNIST's makers had black and white: where there are pixels to spare, so do we. Small
-    # pictures keep their greys, which hold all the shape they have.
-    spare = float(np.clip((pixels - 1.2 * _DIGIT_SIDE) / _DIGIT_SIDE, 0, 1))
-    if spare:
-        fine = np.clip((fine / full - 0.4) * (1 + 1.5 * spare) + 0.5, 0, 1)
-        full = 1.0
-    width = _stroke_width(fine > full / 2)
-    if pixels == _DIGIT_SIDE and _THINNEST <= width <= _THICKEST:
-        small = values  # MNIST's own size: nothing to scale
-    else:
-        small = _fitted(_cropped(_with_stroke_width(fine, width)), _DIGIT_SIDE)
-    return _centered(small / max(1e-3, float(small.max())))
-
-
-def _fitted(values: Array, side: int) -> Array:
-    """Return values scaled, aspect kept, until the longer side is ``side``."""
+def _scaled_to(values: Array, side: int) -> Array:
+    """Return values (H, W) scaled to ``side`` pixels on the longer side, aspect ratio kept."""
     height, width = values.shape
     scale = side / max(height, width)
     if scale == 1:
@@ -147,24 +161,27 @@ def _fitted(values: Array, side: int) -> Array:
 
 
 def _stroke_width(mask: Array) -> float:
-    """Return the mean width of strokes in pixels of the final picture; mask is `_FINE_SIDE` long.
+    """Return the mean stroke width of a mask of `_FINE_SIDE` pixels, in pixels at `_DIGIT_SIDE`.
 
-    Along a stroke of width w the distance to its edge is w / 4 on average.
+    Along a stroke of width w the distance to its edge is w / 4 on average. 0 for an empty mask.
     """
     padded = np.pad(mask.astype(np.uint8), 1)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[padded > 0]
     return 4 * float(distance.mean()) * _DIGIT_SIDE / _FINE_SIDE if distance.size else 0.0
 
 
-def _with_stroke_width(fine: Array, width: float) -> Array:
-    """Return a digit with strokes of MNIST's width where they are thinner or thicker than any."""
-    per_pixel = _FINE_SIDE / _DIGIT_SIDE
-    if width < _THINNEST:
-        change = round((_THIN - width) * per_pixel)
+def _with_mnist_stroke_width(fine: Array, stroke_width: float) -> Array:
+    """Return a digit of `_FINE_SIDE` pixels, dilated or eroded if MNIST has no such strokes.
+
+    ``stroke_width`` is in pixels at `_DIGIT_SIDE`. A digit that erosion would delete is unchanged.
+    """
+    fine_per_pixel = _FINE_SIDE / _DIGIT_SIDE
+    if stroke_width < _MIN_STROKE_WIDTH:
+        change = round((_THIN_TARGET - stroke_width) * fine_per_pixel)
         fine = np.pad(fine, change)
         operation = cv2.dilate
-    elif width > _THICKEST:
-        change = round((width - _THICK) * per_pixel)
+    elif stroke_width > _MAX_STROKE_WIDTH:
+        change = round((stroke_width - _THICK_TARGET) * fine_per_pixel)
         operation = cv2.erode
     else:
         return fine
@@ -176,9 +193,10 @@ def _with_stroke_width(fine: Array, width: float) -> Array:
 
 
 def _centered(small: Array) -> Array:
-    """Return values (h, w), 0-1, h and w up to 20, with their centre of mass at (14, 14) of 28x28.
+    """Return values (h, w), 0-1, as (28, 28) uint8 with the centre of mass at (14, 14).
 
-    Measured on MNIST: each of its digits' centres is within half a pixel of (14, 14).
+    h and w are at most 20. (14, 14) is measured: each digit of MNIST has its centre of mass within
+    half a pixel of it.
     """
     height, width = small.shape
     mass = max(1e-6, float(small.sum()))

@@ -1,4 +1,7 @@
-"""Any file, array or PIL image to upright pixels on white, large pictures shrunk."""
+"""Open a picture: a file, bytes, an array or a PIL image to upright uint8 pixels.
+
+Transparency is composited on white, and large pictures are downscaled.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,9 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | Array | Image.Image"
 
-# Formats by their first bytes: only what people's cameras, phones, scanners and paint programs
-# write. Pillow reads some fifty more, one of which starts a program (EPS).
-_MAGIC = (
+# The first bytes of a file and its format in Pillow: what cameras, phones, scanners and paint
+# programs write. Pillow reads some fifty more formats, one of which starts a program (EPS).
+_FILE_SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"\xff\xd8\xff", "JPEG"),
     (b"GIF8", "GIF"),
@@ -35,42 +38,49 @@ _MAGIC = (
     (b"RIFF", "WEBP"),
     *((b"P%d" % kind, "PPM") for kind in range(1, 7)),
 )
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WebP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WebP")  # as messages list them
 
-# A picture of 20,000 x 20,000 is still read; above it a file is refused by its header alone.
+# Pixels: 20,000 x 20,000. A file whose header claims more is refused before it is decoded, because
+# decompression bombs claim far more and no camera does.
 MAX_PIXELS = 400_000_000
-# Pictures above this are decoded one at a time, so that a caller's threads do not add up memory.
+# Pixels. Only one picture above this is decoded at a time, to limit the memory of all threads.
 _LARGE_PIXELS = 40_000_000
-# A page of 30 lines has strokes of 2 pixels at this length of side; a phone's photo is shrunk.
-_WORKING_SIDE = 1400
-# Of 255. Less difference than this between paper and ink is a blank sheet.
+# Pixels of the longer side after opening. At this size a page of 30 lines still has strokes of 2
+# pixels; the photos of phones are larger, and would only take longer to process.
+_MAX_SIDE = 1400
+# Grey levels of 255. A picture whose brightest and darkest pixels differ by less is blank.
 MIN_CONTRAST = 8
 
-_EXIF_ORIENTATION = 0x0112
-_pillow_limit = threading.Lock()
-_one_large = threading.Lock()
-_one_silence = threading.Lock()
+_EXIF_ORIENTATION = 0x0112  # the number of the EXIF tag
+_pillow_limit_lock = threading.Lock()
+_large_picture_lock = threading.Lock()
+_stderr_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """Upright ``pixels``, uint8, (H, W) or (H, W, 3); the original is ``factor`` times as large."""
+    """An opened picture.
+
+    ``pixels`` are upright, uint8, (H, W) or (H, W, 3). ``original_scale`` is the length of a side
+    of the original divided by the same side of ``pixels``, at least 1.
+    """
 
     pixels: Array
-    factor: float
+    original_scale: float
 
 
 def open_picture(source: Source) -> Picture:
     """Return the upright pixels of a path, a file's bytes, an array or a PIL image.
 
-    Arrays are (H, W), (1, H, W), (H, W, 1), (H, W, 3) or (H, W, 4); numbers in 0-1 or 0-255,
-    others are stretched. Raises `PictureError`.
+    Arrays are (H, W), (1, H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Values within 0-1 or 0-255 are
+    taken as such; other ranges are rescaled to 0-255. Raises `PictureError` for a source that is
+    missing, damaged, too large, or no picture.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        with _damage_told("picture"):
-            return _decoded(source)
+        with _decoder_errors_as_picture_errors("picture"):
+            return _decode(source)
     if not isinstance(source, (str, bytes, os.PathLike)):
         raise PictureError(
             f"expected a path, bytes, an array or a PIL image, not {type(source).__name__}"
@@ -86,37 +96,47 @@ def open_picture(source: Source) -> Picture:
         with path.open("rb") as file:
             return _from_file(file)
     except OSError as error:
-        raise PictureError(f"cannot be read ({error.strerror or brief(error)})") from error
+        raise PictureError(f"cannot be read ({error.strerror or short_message(error)})") from error
+
+
+def short_message(error: BaseException) -> str:
+    """Return an error's message on one line of at most 120 characters."""
+    message = " ".join(str(error).split())
+    return message[:120] or type(error).__name__
+
+
+# --- Files and PIL images ------------------------------------------------------------------------
 
 
 def _from_file(file: IO[bytes]) -> Picture:
     start = file.read(16)
     if not start:
         raise PictureError("the file is empty (0 bytes)")
-    kind = next((kind for magic, kind in _MAGIC if start.startswith(magic)), None)
+    kind = next((kind for magic, kind in _FILE_SIGNATURES if start.startswith(magic)), None)
     if kind is None or (kind == "WEBP" and start[8:12] != b"WEBP"):
         raise PictureError(f"not a picture ({', '.join(FORMATS)} are read)")
-    with _damage_told(f"{kind} file"):
-        with _any_size():
+    with _decoder_errors_as_picture_errors(f"{kind} file"):
+        with _without_pillow_size_limit():
             image = Image.open(file, formats=(kind,))
-        with image, _silenced() if kind == "TIFF" else nullcontext():
-            return _decoded(image)
+        with image, _suppressed_stderr() if kind == "TIFF" else nullcontext():
+            return _decode(image)
 
 
 @contextmanager
-def _damage_told(what: str) -> Iterator[None]:
+def _decoder_errors_as_picture_errors(what: str) -> Iterator[None]:
+    """Turn any error into a `PictureError` that calls ``what`` damaged."""
     try:
         yield
     except PictureError:
         raise
     except Exception as error:  # damage makes Pillow's decoders raise almost anything
-        raise PictureError(f"a damaged {what} ({brief(error)})") from error
+        raise PictureError(f"a damaged {what} ({short_message(error)})") from error
 
 
 @contextmanager
-def _any_size() -> Iterator[None]:
-    """Let Pillow read the header of a picture of any size: `MAX_PIXELS` decides after it."""
-    with _pillow_limit:
+def _without_pillow_size_limit() -> Iterator[None]:
+    """Let Pillow read the header of a picture of any size; `MAX_PIXELS` is checked afterwards."""
+    with _pillow_limit_lock:  # the limit is a global of Pillow
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
@@ -125,31 +145,26 @@ def _any_size() -> Iterator[None]:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep libtiff from telling of faults on standard error, which it does past Python."""
-    with _one_silence:  # standard error is the whole process's
+def _suppressed_stderr() -> Iterator[None]:
+    """Discard what libtiff, a C library, writes to the process's standard error."""
+    with _stderr_lock:  # standard error belongs to all threads
         try:
-            kept = os.dup(2)
+            saved = os.dup(2)
         except OSError:  # there is no standard error
             yield
             return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        null = os.open(os.devnull, os.O_WRONLY)
         try:
-            os.dup2(nowhere, 2)
+            os.dup2(null, 2)
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
-
-
-def brief(error: BaseException) -> str:
-    """Return what went wrong in one short line without paths or addresses."""
-    said = " ".join(str(error).split())
-    return said[:120] or type(error).__name__
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(null)
 
 
 def _require_size(width: int, height: int) -> None:
+    """Raise `PictureError` unless a picture has from 1 to `MAX_PIXELS` pixels."""
     if width < 1 or height < 1:
         raise PictureError(f"a picture without pixels ({width} x {height})")
     if width * height > MAX_PIXELS:
@@ -158,52 +173,58 @@ def _require_size(width: int, height: int) -> None:
         )
 
 
-def _decoded(image: Image.Image) -> Picture:
+def _decode(image: Image.Image) -> Picture:
     width, height = image.size
     _require_size(width, height)
-    with _one_large if width * height > _LARGE_PIXELS else nullcontext():
-        shrink = _shrink_factor(width, height)
-        if shrink > 1:
+    with _large_picture_lock if width * height > _LARGE_PIXELS else nullcontext():
+        divisor = _downscaling_divisor(width, height)
+        if divisor > 1:
             # A JPEG decodes at 1/2, 1/4 or 1/8 of its size in a fraction of the time and memory.
-            image.draft(None, (width // shrink, height // shrink))
-        pixels = _over_white(_shrunk(image))
-    pixels = _upright(pixels, _orientation(image))
+            image.draft(None, (width // divisor, height // divisor))
+        pixels = _composite_on_white(_downscaled_pixels(image))
+    pixels = _apply_orientation(pixels, _exif_orientation(image))
     return Picture(pixels, max(width, height) / max(pixels.shape[:2]))
 
 
-def _shrink_factor(width: int, height: int) -> int:
-    """Return by what whole number to divide the sides until both are within `_WORKING_SIDE`."""
-    return max(1, -(-max(width, height) // _WORKING_SIDE))
+def _downscaling_divisor(width: int, height: int) -> int:
+    """Return the least whole number that brings the longer side within `_MAX_SIDE`."""
+    return max(1, -(-max(width, height) // _MAX_SIDE))
 
 
-def _shrunk(image: Image.Image) -> Array:
-    """Return the pixels of a picture, uint8, its longer side at most `_WORKING_SIDE`."""
-    to_bytes = _converter(image)
+def _downscaled_pixels(image: Image.Image) -> Array:
+    """Return an image's pixels, uint8, the longer side at most `_MAX_SIDE`.
+
+    The shape is (H, W), (H, W, 3) or, with transparency, (H, W, 4).
+    """
+    to_pixels = _pixel_converter(image)
     width, height = image.size
-    shrink = _shrink_factor(width, height)
-    if shrink == 1:
-        return to_bytes(image)
-    # In strips: the whole in another mode would need the memory a second time.
-    rows = shrink * 64
+    divisor = _downscaling_divisor(width, height)
+    if divisor == 1:
+        return to_pixels(image)
+    # In strips, because converting the whole image would double the memory.
+    strip_rows = divisor * 64
     strips = []
-    for top in range(0, height, rows):
-        strip = to_bytes(image.crop((0, top, width, min(top + rows, height))))
-        size = (-(-width // shrink), -(-strip.shape[0] // shrink))
+    for top in range(0, height, strip_rows):
+        strip = to_pixels(image.crop((0, top, width, min(top + strip_rows, height))))
+        size = (-(-width // divisor), -(-strip.shape[0] // divisor))
         strips.append(cv2.resize(strip, size, interpolation=cv2.INTER_AREA))
     return np.concatenate(strips)
 
 
-def _converter(image: Image.Image) -> Callable[[Image.Image], Array]:
-    """Return what turns this picture or a part of it into uint8, with 1 (no axis), 3 or 4 bands."""
+def _pixel_converter(image: Image.Image) -> Callable[[Image.Image], Array]:
+    """Return the function that converts this image, or a crop of it, to uint8 pixels.
+
+    Their shape is (H, W), (H, W, 3) or (H, W, 4).
+    """
     mode = image.mode
-    if mode.startswith(("I", "F")):  # 16 and 32 bits: their range is not known beforehand
+    if mode.startswith(("I", "F")):  # 16 and 32 bits: the range of values differs between files
         low, high = _extrema(image)
-        return lambda part: _stretched(np.asarray(part, dtype=np.float32), low, high)
+        return lambda part: _rescaled_to_uint8(np.asarray(part, dtype=np.float32), low, high)
     if mode in ("1", "L"):
         target = "L"
     elif mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         target = "RGBA"
-    elif mode == "LAB":  # Pillow converts it only with a colour profile; its first band is light
+    elif mode == "LAB":  # Pillow converts it only with a colour profile; band 0 is the lightness
         return lambda part: np.asarray(part.getchannel(0))
     else:
         target = "RGB"
@@ -211,6 +232,7 @@ def _converter(image: Image.Image) -> Callable[[Image.Image], Array]:
 
 
 def _extrema(image: Image.Image) -> tuple[float, float]:
+    """Return the least and largest value of a single-band image."""
     if image.mode.startswith("F"):
         values = np.asarray(image)
         _require_finite(values)
@@ -224,35 +246,39 @@ def _require_finite(values: Array) -> None:
         raise PictureError("its pixels hold NaN or infinity; give finite numbers")
 
 
-def _stretched(values: Array, low: float, high: float) -> Array:
-    """Return ``values`` as uint8, ``low`` to 0 and ``high`` to 255."""
+def _rescaled_to_uint8(values: Array, low: float, high: float) -> Array:
+    """Return values as uint8, with ``low`` mapped to 0 and ``high`` to 255."""
     scale = 255 / (high - low) if high > low else 0.0
     return np.asarray(np.clip((values - low) * scale + 0.5, 0, 255).astype(np.uint8))
 
 
-def _over_white(pixels: Array) -> Array:
-    """Return pixels without transparency, as paper would show them."""
+def _composite_on_white(pixels: Array) -> Array:
+    """Return pixels without an alpha channel, composited on white.
+
+    On black where white would leave a blank picture: then the ink itself is white.
+    """
     if pixels.ndim == 2 or pixels.shape[2] == 3:
         return pixels
     color, alpha = pixels[..., :3], pixels[..., 3:]
     if alpha.min() == 255:
         return np.ascontiguousarray(color)
     opacity = alpha.astype(np.float32) / 255
-    light = (color - np.float32(255)) * opacity + 255
-    if np.ptp(light) < MIN_CONTRAST:  # white ink on nothing shows on black only
-        light = color * opacity
-    return np.asarray((light + 0.5).astype(np.uint8))
+    composite = (color - np.float32(255)) * opacity + 255
+    if np.ptp(composite) < MIN_CONTRAST:
+        composite = color * opacity
+    return np.asarray((composite + 0.5).astype(np.uint8))
 
 
-def _orientation(image: Image.Image) -> int:
+def _exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1, which is upright, where there is none."""
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # damaged EXIF data should not cost the picture
+    except Exception:  # the picture can be read without its EXIF data, however damaged
         return 1
 
 
-def _upright(pixels: Array, orientation: int) -> Array:
-    """Return pixels turned as the camera says it was held (EXIF orientation 1 to 8)."""
+def _apply_orientation(pixels: Array, orientation: int) -> Array:
+    """Return upright pixels, given the EXIF orientation (1 to 8) that they are stored in."""
     if orientation in (5, 6, 7, 8):  # stored with rows and columns exchanged
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -260,6 +286,9 @@ def _upright(pixels: Array, orientation: int) -> Array:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
+
+
+# --- Arrays --------------------------------------------------------------------------------------
 
 
 def _from_array(values: Array) -> Picture:
@@ -282,10 +311,10 @@ def _from_array(values: Array) -> Picture:
     elif low >= 0 and high <= 255:
         low, high = 0.0, 255.0
     if values.dtype != np.uint8 or high == 1:
-        values = _stretched(values.astype(np.float64), low, high)
-    shrink = _shrink_factor(width, height)
-    if shrink > 1:
-        size = (-(-width // shrink), -(-height // shrink))
+        values = _rescaled_to_uint8(values.astype(np.float64), low, high)
+    divisor = _downscaling_divisor(width, height)
+    if divisor > 1:
+        size = (-(-width // divisor), -(-height // divisor))
         values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
-    pixels = _over_white(values)
+    pixels = _composite_on_white(values)
     return Picture(pixels, max(width, height) / max(pixels.shape[:2]))

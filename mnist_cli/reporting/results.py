@@ -52,7 +52,7 @@ def draw_document(name: str, document: Document, folder: Path) -> list[Chart]:
 
 def _draw_samples(records: list[RunRecord], path: Path) -> list[Chart]:
     """Draw sample predictions, unless the data set of the records is not on this machine."""
-    from mnist_cli.data.dataset import load_dataset
+    from mnist_cli.data.registry import load_dataset
 
     try:
         dataset = load_dataset(records[0].dataset)

@@ -95,7 +95,8 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
 def _load(job: TrainJob) -> tuple[Adapter, float, Dataset, TrainingData]:
     """Return the adapter, the seconds of its import, and the data, loaded in a thread beside it."""
     from mnist_cli import adapters
-    from mnist_cli.data.dataset import fetch, load_dataset, split
+    from mnist_cli.data.registry import fetch, load_dataset
+    from mnist_cli.data.split import split
     from mnist_cli.training import loop
 
     def load() -> tuple[Dataset, TrainingData]:
@@ -156,7 +157,7 @@ def _throughput(history: Sequence[EpochRecord]) -> float:
 
 def evaluate(job: EvaluateJob) -> dict[str, Any]:
     """Test a saved model and return what `EvaluateJob` says."""
-    from mnist_cli.data.dataset import load_dataset
+    from mnist_cli.data.registry import load_dataset
     from mnist_cli.training import evaluation
 
     dataset = load_dataset(job.dataset)

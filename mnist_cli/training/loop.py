@@ -13,7 +13,8 @@ import numpy as np
 from mnist_cli.adapters.base import STEPS_PER_CHUNK, Classifier
 from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.config import TrainConfig
-from mnist_cli.data.dataset import Dataset, Split
+from mnist_cli.data.dataset import Dataset
+from mnist_cli.data.split import Split
 from mnist_cli.errors import CheckpointError, DivergedError
 from mnist_cli.randomness import stream
 from mnist_cli.records import EpochRecord
@@ -246,12 +247,12 @@ def calibrate(classifier: Classifier, data: TrainingData, path: Path) -> None:
         return
     from mnist_cli.training import calibration  # imports OpenCV
 
-    drawn, labels = calibration.draw(
+    drawn, labels = calibration.simulate_handwriting(
         data.validation_pixels[:_CALIBRATION_IMAGES],
         data.validation.labels[:_CALIBRATION_IMAGES],
         stream(model.config.seed, "calibration"),
     )
-    if len(labels) >= calibration.FEWEST_DIGITS:
+    if len(labels) >= calibration.MIN_DIGITS:
         limits = calibration.calibrate(classifier.predict_logits(recipe.normalize(drawn)), labels)
         checkpoints.save(path, replace(model, calibration=limits))
 

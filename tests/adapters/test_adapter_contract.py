@@ -17,7 +17,8 @@ import pytest
 from framework_driver import CONFIG, SPECS, given_weights
 
 from mnist_cli import adapters
-from mnist_cli.data.dataset import load_dataset, split
+from mnist_cli.data.registry import load_dataset
+from mnist_cli.data.split import split
 from mnist_cli.errors import FrameworkError, UsageError
 from mnist_cli.runners import process
 from mnist_cli.training import recipe

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_cli.data.dataset import load_dataset, split
-from mnist_cli.prediction import PRETRAINED, Reader
-from mnist_cli.training.calibration import calibrate, draw, judge
+from mnist_cli.data.registry import load_dataset
+from mnist_cli.data.split import split
+from mnist_cli.prediction import PRETRAINED, Model
+from mnist_cli.training.calibration import calibrate, judge, simulate_handwriting
 
 SEED = 0
 
@@ -23,9 +24,9 @@ def main() -> None:
     """Print the three limits and what they do."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", type=Path, default=PRETRAINED)
-    reader = Reader(parser.parse_args().model)
+    reader = Model(parser.parse_args().model)
     data = split(load_dataset(), seed=SEED)
-    images, labels = draw(
+    images, labels = simulate_handwriting(
         data.validation_images, data.validation_labels, np.random.default_rng(SEED)
     )
     logits = reader.logits(images)

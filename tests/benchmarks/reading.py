@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mnist_cli.data.dataset import load_dataset
+from mnist_cli.data.registry import load_dataset
 
 REPEATS = 5
 COUNTS = (1000, 5000)

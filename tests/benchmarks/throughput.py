@@ -58,7 +58,8 @@ Segment = Callable[[], None]
 
 def load() -> tuple[np.ndarray, np.ndarray]:
     """Return MNIST's training part, normalised, as every contender gets it."""
-    from mnist_cli.data.dataset import load_dataset, split
+    from mnist_cli.data.registry import load_dataset
+    from mnist_cli.data.split import split
     from mnist_cli.training import recipe
 
     data = split(load_dataset(), seed=0)
@@ -158,7 +159,8 @@ def torchvision_segment(arch: str, threads: int) -> Segment:
     import torch
     from torch.nn import functional
 
-    from mnist_cli.data.dataset import load_dataset, split
+    from mnist_cli.data.registry import load_dataset
+    from mnist_cli.data.split import split
 
     torch.set_num_threads(threads)
     data = split(load_dataset(), seed=0)

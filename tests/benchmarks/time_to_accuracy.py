@@ -37,7 +37,8 @@ def loop_seconds(seed: int, threads: int) -> float:
     import torch
     from torch.nn import functional
 
-    from mnist_cli.data.dataset import load_dataset, split
+    from mnist_cli.data.registry import load_dataset
+    from mnist_cli.data.split import split
     from mnist_cli.training import evaluation, recipe
 
     torch.set_num_threads(threads)

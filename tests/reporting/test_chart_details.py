@@ -20,7 +20,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from mnist_cli.errors import OutputError, UsageError
-from mnist_cli.pictures.segmentation import Box
+from mnist_cli.pictures.components import Box
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.charts import (
     batch_size,

@@ -24,8 +24,8 @@ from mnist_cli.reporting.charts.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from mnist_cli.pictures.components import Box
     from mnist_cli.pictures.opening import Picture, Source
-    from mnist_cli.pictures.segmentation import Box
     from mnist_cli.prediction import Digit, Prediction
 
 PICTURE_COLUMNS = 3  # the width of a picture in columns of digits
@@ -73,7 +73,7 @@ def _draw_boxes(panel: Axes, name: str, picture: Picture, answer: Prediction) ->
     """Draw a picture with a box around each digit, labelled with the prediction."""
     from matplotlib.patches import Rectangle
 
-    height, width = (picture.factor * side for side in picture.pixels.shape[:2])
+    height, width = (picture.original_scale * side for side in picture.pixels.shape[:2])
     panel.imshow(picture.pixels, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
     for digit in answer.digits:
         left, top, right, bottom = digit.box
