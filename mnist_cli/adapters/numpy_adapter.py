@@ -3,38 +3,154 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from threadpoolctl import ThreadpoolController
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
 from mnist_cli.arrays import Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
-from mnist_cli.scratch.network import Network
+from mnist_cli.networks import spec as networks
+from mnist_cli.scratch.blocks import DirectBlock, Pixels, SplitDense, WinogradBlock
+from mnist_cli.scratch.layers import Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
+from mnist_cli.scratch.mlp import Mlp
+from mnist_cli.scratch.network import Architecture, Network
+from mnist_cli.scratch.parameters import Parameters
+from mnist_cli.scratch.worker import Layer, Model, Sequential
+from mnist_cli.scratch.worker_group import WorkerError
 
-# Images of a chunk of steps: 6 MB, which the last cache of the processor holds.
+# Images that a worker takes at a time.
+MAX_CHUNK = {"cnn": 32, "mlp": 256}
+# Images per chunk of steps: 6 MB, which fits the processor's last-level cache.
 MAX_GATHERED = 2_048
-# OpenBLAS's names for the processors where it is known to have quick ways with small matrices,
-# those with AVX-512.
+# OpenBLAS's names for the processors for which it has small-matrix kernels, those with AVX-512.
 _SMALL_KERNELS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
 def has_small_kernels(libraries: list[dict[str, Any]]) -> bool:
-    """Return whether a BLAS is best given small matrices. ``libraries``: threadpoolctl's `info`."""
+    """Return whether BLAS has kernels for small matrices. ``libraries``: threadpoolctl's `info`."""
     return any(each.get("architecture") in _SMALL_KERNELS for each in libraries)
 
 
+def build_network(
+    spec: ModelSpec,
+    *,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    label_smoothing: float = 0.0,
+    threads: int = 1,
+    dtype: DTypeLike = np.float32,
+    small_kernels: bool = True,
+    plain: bool = False,
+) -> Network:
+    """Return the network of ``spec``, trained by ``threads`` workers.
+
+    ``small_kernels`` is `has_small_kernels`. ``plain`` uses the readable layers of `scratch.layers`
+    alone, the reference for the faster `scratch.blocks` and `scratch.mlp`.
+    """
+    is_mlp = spec.arch == "mlp" and not plain
+
+    def build_model(weights: Parameters, gradients: Parameters, is_first_shard: bool) -> Model:
+        if is_mlp:
+            return _mlp(
+                spec, weights, gradients, has_bias=is_first_shard, small_kernels=small_kernels
+            )
+        return Sequential(list(_layers(spec, weights, gradients, plain=plain)))
+
+    architecture = Architecture(
+        shapes=networks.parameter_shapes(spec),
+        flattened_channels=dict(_flattened_channels(spec)),
+        build_model=build_model,
+        max_chunk=MAX_CHUNK[spec.arch],
+        is_sharded=is_mlp,  # the plain layers have no shard without a bias
+    )
+    return Network(
+        architecture,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        threads=threads,
+        dtype=dtype,
+    )
+
+
+def _mlp(
+    spec: ModelSpec,
+    weights: Parameters,
+    gradients: Parameters,
+    *,
+    has_bias: bool,
+    small_kernels: bool,
+) -> Mlp:
+    """Return the fused MLP on these parameters."""
+    names = "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"
+    return Mlp(
+        [weights[name] for name in names],
+        [gradients[name] for name in names],
+        Relu() if spec.activation == "relu" else Sigmoid(),
+        has_bias=has_bias,
+        small_kernels=small_kernels,
+    )
+
+
+def _layers(
+    spec: ModelSpec, weights: Parameters, gradients: Parameters, *, plain: bool
+) -> Iterator[Layer]:
+    """Yield the layers of ``spec`` on these parameters, in forward order."""
+
+    def arrays(layer: networks.Conv | networks.Dense) -> tuple[Array, ...]:
+        names = f"{layer.name}.weight", f"{layer.name}.bias"
+        return tuple(parameters[name] for parameters in (weights, gradients) for name in names)
+
+    remaining = list(networks.layers(spec))
+    pool, relu = networks.MaxPool(), networks.Activation("relu")
+    blocks = 0
+    while remaining:
+        layer = remaining.pop(0)
+        match layer:
+            case networks.Conv():
+                if [remaining.pop(0), remaining.pop(0)] != [pool, relu]:
+                    raise NotImplementedError("a convolution without pool and ReLU after it")
+                if plain:
+                    yield Conv(*arrays(layer), needs_input_gradient=blocks > 0)
+                    yield MaxPool()
+                    yield Relu()
+                else:
+                    yield (WinogradBlock if blocks else DirectBlock)(*arrays(layer))
+                blocks += 1
+            case networks.Dense():
+                is_large = layer.name == "fc1"
+                dense = SplitDense if is_large and not plain else Dense
+                yield dense(*arrays(layer), needs_input_gradient=blocks > 0 or not is_large)
+            case networks.Flatten():
+                yield Flatten() if plain else Pixels()
+            case networks.Activation():
+                yield Relu() if layer.function == "relu" else Sigmoid()
+
+
+def _flattened_channels(spec: ModelSpec) -> Iterator[tuple[str, int]]:
+    """Yield each dense weight's name with the number of channels its inputs were flattened from."""
+    channels = 1
+    for layer in networks.parameter_layers(spec):
+        if isinstance(layer, networks.Conv):
+            channels = layer.out_channels
+        else:
+            yield f"{layer.name}.weight", channels
+            channels = 1
+
+
 class NumpyClassifier:
-    """`base.Classifier` on the processor, with ``threads`` members of a crew."""
+    """`base.Classifier` on the processor, with ``threads`` workers."""
 
     def __init__(self, spec: ModelSpec, config: TrainConfig, threads: int) -> None:
         self.batch_size = config.batch_size
-        # Each member of a crew has a core; BLAS starting more threads would only get in the way.
+        # Each worker has a core of its own; more threads in BLAS would compete with them.
         self._blas = ThreadpoolController().select(user_api="blas")
-        self.network = Network(
+        self.network = build_network(
             spec,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -56,9 +172,9 @@ class NumpyClassifier:
         )
         with closing(chunks):
             while True:
-                # Not across a yield: the caller's BLAS is its own. At the first of these calls
-                # helpers start, with the limit.
-                with self._blas.limit(limits=1):
+                # Restore the BLAS thread limit before yielding, because the caller may use BLAS
+                # too. Workers that the first of these calls starts inherit the limit.
+                with self._limits():
                     losses = next(chunks, None)
                 if losses is None:
                     return
@@ -66,8 +182,17 @@ class NumpyClassifier:
 
     def predict_logits(self, images: Array) -> Array:
         """See `base.Classifier.predict_logits`."""
-        with self._blas.limit(limits=1):
+        with self._limits():
             return self.network.logits(images)
+
+    @contextmanager
+    def _limits(self) -> Iterator[None]:
+        """Limit BLAS to one thread, and raise a worker's failure as a `FrameworkError`."""
+        try:
+            with self._blas.limit(limits=1):
+                yield
+        except WorkerError as error:
+            raise FrameworkError(str(error)) from error
 
     def export_weights(self) -> Weights:
         """See `base.Classifier.export_weights`."""

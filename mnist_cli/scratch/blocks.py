@@ -1,19 +1,19 @@
-"""The fast forms: convolution, bias, ReLU and 2x2 max-pool in one block, a dense layer in parts.
+"""Fast layers: convolution, bias, ReLU and 2x2 max-pool fused, and a dense layer in splits.
 
-A block computes what `layers.Conv`, `layers.MaxPool` and `layers.Relu` do in a row, `SplitDense`
-what `layers.Dense` does; they are the plain statement of it, and the tests hold the fast forms to
-them. Three things make the blocks faster; why parts are, `SplitDense` says.
+A block computes what `layers.Conv`, `layers.MaxPool` and `layers.Relu` do in sequence, `SplitDense`
+what `layers.Dense` does. Those are the plain form, and the fast layers are tested against them.
+Three things make the blocks faster; `SplitDense` explains its own gain.
 
-*Layout.* Images are (H, W, N, C): the image's place in the batch stands beside the channel. The
-numbers of one pixel over the whole batch lie in a row of N C, so that taking every second column,
-or a row's neighbour, is a matter of long runs, and a list of pixels is a matrix without copying.
+*Layout.* Images are (H, W, N, C): the position in the batch is next to the channel. The numbers of
+one pixel over the whole batch are contiguous, N C of them, so that strided access to columns and
+rows moves long runs, and any set of pixels is a matrix without copying.
 
-*Bands.* A block works through its images a band of rows at a time, from the products to the
-pool, while the band is in the L2 cache. Of the four numbers in a pooling window only the maximum is
-kept, and which it was.
+*Bands.* A block processes a band of image rows at a time, from the products to the pool, while the
+band is in the L2 cache. Of the four numbers of a pooling window only the maximum and its position
+are stored.
 
 *Order.* Bias and ReLU come after the pool: neither changes which number is the largest, and there
-is a quarter of the numbers.
+are only a quarter of the numbers.
 """
 
 from __future__ import annotations
@@ -24,34 +24,36 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from mnist_cli.arrays import Array
-from mnist_cli.scratch.layers import Weighted, pieces, sum_rows, zeros
+from mnist_cli.scratch.layers import ParametricLayer, sum_rows, zeros
+from mnist_cli.scratch.slices import chunk_slices
 
 # Winograd's F(2x2, 3x3) (Lavin and Gray, 2016, arXiv:1509.09308): four outputs of a 3x3
 # convolution from a 4x4 tile t by 16 products in place of 36,
-#     outputs = A ((G w G^T) * (B t B^T)) A^T,    with * number by number.
-# B is written out in `_to_tiles`.
+#     outputs = A ((G w G^T) * (B t B^T)) A^T,    with * elementwise.
+# Multiplication by B is written out in `_to_tiles`.
 _A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
-class _Block(Weighted):
-    """What both blocks share: the pool with bias and ReLU behind it, and their way back."""
+class _Block(ParametricLayer):
+    """Common to both blocks: pool, then bias and ReLU, with their backward passes."""
 
-    _winners: Array  # (4, H/2, W/2, N, K), bool: which of its four numbers a window passed on
+    _is_argmax: Array  # (4, H/2, W/2, N, K), bool: which phase has the window's maximum
     _outputs: Array  # (H/2, W/2, N, K)
 
     def _start(self, rows: int, columns: int, count: int) -> None:
-        """Make room for the outputs of ``rows`` x ``columns`` windows of ``count`` images."""
+        """Allocate the outputs of ``rows`` x ``columns`` windows of ``count`` images."""
         shape = (rows, columns, count, len(self.bias))
-        self._winners = self._buffers("winners", (4, *shape), bool)
+        self._is_argmax = self._buffers("is argmax", (4, *shape), bool)
         self._outputs = self._buffers("outputs", shape, self.weight.dtype)
 
-    def _pool(self, quarters: Array, band: slice) -> None:
-        """Pool a band of window rows; ``quarters`` (4, ...), one for each place, is used up."""
+    def _pool(self, phases: Array, band: slice) -> None:
+        """Pool a band of window rows; ``phases`` (4, ...) are overwritten."""
         shape = self._outputs[band].shape
-        above_left, above_right, below_left, below_right = quarters.reshape(4, *shape)
-        one, two, three, four = self._winners[:, band]
-        # A knockout. ">=" lets the first of equals win, in reading order, as in PyTorch.
+        above_left, above_right, below_left, below_right = phases.reshape(4, *shape)
+        one, two, three, four = self._is_argmax[:, band]
+        # Compare pairs, then their maxima. In a tie ">=" chooses the first in reading order, as in
+        # PyTorch.
         np.greater_equal(above_left, above_right, out=one)
         np.greater_equal(below_left, below_right, out=three)
         above = np.maximum(above_left, above_right, out=above_left)
@@ -60,21 +62,21 @@ class _Block(Weighted):
         np.maximum(above, below, out=self._outputs[band])
         np.logical_or(is_above, three, out=four)
         np.logical_not(four, out=four)
-        np.greater(three, is_above, out=three)  # for truth values a > b is: a and not b
+        np.greater(three, is_above, out=three)  # for booleans a > b means: a and not b
         np.logical_and(one, is_above, out=one)
         np.greater(is_above, one, out=two)
 
     def _add_bias_and_rectify(self) -> Array:
-        """Return max(maxima + bias, 0), in the maxima's place."""
+        """Return max(maxima + bias, 0), computed in place."""
         rows, columns, count, filters = self._outputs.shape
-        # NumPy works run by run: N C long they take it far less time than C.
+        # NumPy is much faster on rows of N C numbers than of C.
         long_rows = self._outputs.reshape(rows * columns, count * filters)
         long_rows += np.tile(self.bias, count)
         np.maximum(long_rows, zeros(long_rows.shape[1], long_rows.dtype), out=long_rows)
         return self._outputs
 
     def _rectify_backward(self, gradient: Array) -> None:
-        """Turn dy into the gradient in the maxima, and leave that in the bias."""
+        """Turn dy into the gradient of the maxima, in place, and compute that of the bias."""
         is_active = self._buffers("is active", gradient.shape, bool)
         np.greater(self._outputs, 0, out=is_active)
         np.multiply(gradient, is_active, out=gradient)
@@ -82,27 +84,27 @@ class _Block(Weighted):
         sum_rows(pixels, self.bias_gradient)
 
     def _unpool(self, gradient: Array, band: slice) -> Array:
-        """Return the gradient in the quarters, (4, pixels of the band, K)."""
-        quarters = self._buffers("quarter gradients", (4, *gradient[band].shape), self.weight.dtype)
-        for quarter, is_winner in zip(quarters, self._winners[:, band], strict=True):
-            np.multiply(gradient[band], is_winner, out=quarter)
-        return quarters.reshape(4, -1, len(self.bias))
+        """Return the gradient of the phases, (4, pixels of the band, K)."""
+        phases = self._buffers("phase gradients", (4, *gradient[band].shape), self.weight.dtype)
+        for phase, is_argmax in zip(phases, self._is_argmax[:, band], strict=True):
+            np.multiply(gradient[band], is_argmax, out=phase)
+        return phases.reshape(4, -1, len(self.bias))
 
 
 class DirectBlock(_Block):
-    """The block on grey images, by im2col: with one channel there is little else to gain.
+    """The block for images with one channel, by im2col.
 
-    The weight is (3, 3, 1, K), as in `layers.Conv`. Nothing stands before it: there is no dx.
+    The weight is (3, 3, 1, K), as in `layers.Conv`. It is the first layer: dx is not computed.
     """
 
     def forward(self, inputs: Array) -> Array:
-        """Return y (H/2, W/2, N, K) of x (N, H, W, 1)."""
+        """Return y (H/2, W/2, N, K) for x (N, H, W, 1)."""
         count, height, width, _ = inputs.shape
         dtype = self.weight.dtype
         padded = self._buffers("padded", (height + 2, width + 2, count), dtype)
         _pad(inputs[..., 0].transpose(1, 2, 0), padded)
-        # patches[a, b, j, i, h, w, n] = padded[2 h + a + i, 2 w + b + j, n]: what the weight [j, i]
-        # meets in the quarter at (a, b).
+        # patches[a, b, j, i, h, w, n] = padded[2 h + a + i, 2 w + b + j, n]: what is multiplied by
+        # the weight [j, i] in phase (a, b).
         rows, columns = height // 2, width // 2
         down, right, along = padded.strides
         self._patches = self._buffers("patches", (2, 2, 3, 3, rows, columns, count), dtype)
@@ -113,19 +115,19 @@ class DirectBlock(_Block):
             writeable=False,
         )
         self._start(rows, columns, count)
-        for band in pieces(rows, 2):
+        for band in chunk_slices(rows, 2):
             patches = self._band_of_patches(band)
             shape = (4, patches.shape[2], len(self.bias))
-            quarters = self._buffers("quarters", shape, dtype)
-            np.matmul(patches.swapaxes(1, 2), self.weight.reshape(9, -1), out=quarters)
-            self._pool(quarters, band)
+            phases = self._buffers("phases", shape, dtype)
+            np.matmul(patches.swapaxes(1, 2), self.weight.reshape(9, -1), out=phases)
+            self._pool(phases, band)
         return self._add_bias_and_rectify()
 
     def backward(self, gradient: Array) -> None:
-        """Leave dW and db of dy (H/2, W/2, N, K), which is used up."""
+        """Compute dW and db for dy (H/2, W/2, N, K), which is overwritten."""
         self._rectify_backward(gradient)
         self.weight_gradient[...] = 0
-        for band in pieces(len(gradient), 2):
+        for band in chunk_slices(len(gradient), 2):
             products = np.matmul(self._band_of_patches(band), self._unpool(gradient, band))
             self.weight_gradient += products.sum(axis=0).reshape(self.weight.shape)
 
@@ -136,24 +138,24 @@ class DirectBlock(_Block):
 
 
 class WinogradBlock(_Block):
-    """The block by Winograd's F(2x2, 3x3): 16 products where the plain convolution has 36.
+    """The block by Winograd's F(2x2, 3x3): 16 multiplications where the direct form has 36.
 
-    The 2x2 outputs of a tile are just the window of the pool. For each of the 16 places in a tile
-    there is one matrix product, over the channels: (pixels, C) times (C, K). Back, every step is
-    the transpose of the one on the way there. The weight is (3, 3, C, K), as in `layers.Conv`.
+    The 2x2 outputs of a tile are exactly one pooling window. For each of the 16 positions in a tile
+    there is one matrix product over the channels: (pixels, C) times (C, K). In the backward pass
+    every step is the transpose of the forward one. The weight is (3, 3, C, K), as in `layers.Conv`.
     """
 
     def __init__(
         self, weight: Array, bias: Array, weight_gradient: Array, bias_gradient: Array
     ) -> None:
         super().__init__(weight, bias, weight_gradient, bias_gradient)
-        # Both sides' matrices as one: (16, 9), for the weight's axes (j, i), and (4, 16).
+        # The transforms of both axes as one matrix: (16, 9), for weight axes (j, i), and (4, 16).
         self._weight_to_tile = np.einsum("pi, qj -> pqji", _G, _G).reshape(16, 9)
         self._weight_to_tile = self._weight_to_tile.astype(weight.dtype)
-        self._tile_to_quarters = np.kron(_A, _A).astype(weight.dtype)
+        self._tile_to_phases = np.kron(_A, _A).astype(weight.dtype)
 
     def forward(self, inputs: Array) -> Array:
-        """Return y (H/2, W/2, N, K) of x (H, W, N, C)."""
+        """Return y (H/2, W/2, N, K) for x (H, W, N, C)."""
         height, width, count, channels = inputs.shape
         filters, dtype = len(self.bias), self.weight.dtype
         rows, columns = height // 2, width // 2
@@ -164,42 +166,42 @@ class WinogradBlock(_Block):
         self._tiles = self._buffers("tiles", (4, 4, rows, columns, count, channels), dtype)
         halfway = self._buffers("halfway", (4, 1, width + 2, count, channels), dtype)
         products = self._buffers("products", (16, columns * count, filters), dtype)
-        quarters = self._buffers("quarters", (4, columns * count * filters), dtype)
+        phases = self._buffers("phases", (4, columns * count * filters), dtype)
         self._start(rows, columns, count)
         for row in range(rows):
             band = slice(row, row + 1)
-            # (4, W + 2, N, C), its rows made tiles, then its columns too
+            # (4, W + 2, N, C): transform along the rows, then along the columns
             _to_tiles([padded[np.newaxis, 2 * row + k] for k in range(4)], halfway)
             _to_tiles(
                 [halfway[:, :, k : k + width - 1 : 2] for k in range(4)],
                 self._tiles[:, :, band].swapaxes(0, 1),
             )
             np.matmul(self._band_of_tiles(band), self._weight_tile, out=products)
-            np.matmul(self._tile_to_quarters, products.reshape(16, -1), out=quarters)
-            self._pool(quarters, band)
+            np.matmul(self._tile_to_phases, products.reshape(16, -1), out=phases)
+            self._pool(phases, band)
         return self._add_bias_and_rectify()
 
     def backward(self, gradient: Array) -> Array:
-        """Return dx (H, W, N, C) of dy (H/2, W/2, N, K), which is used up; leave dW and db."""
+        """Return dx (H, W, N, C) for dy (H/2, W/2, N, K), which is overwritten."""
         rows, columns, count, filters = gradient.shape
         channels, dtype = self.weight.shape[2], self.weight.dtype
         self._rectify_backward(gradient)
-        turned = np.ascontiguousarray(self._weight_tile.swapaxes(1, 2))
+        transposed = np.ascontiguousarray(self._weight_tile.swapaxes(1, 2))
         products = self._buffers("products", (16, columns * count * filters), dtype)
         tiles = self._buffers("tile gradients", (4, 4, 1, columns, count, channels), dtype)
         halfway_shape = (4, rows, 2 * columns, count, channels)
         halfway = self._buffers("halfway gradient", halfway_shape, dtype)
-        weight_part = self._buffers("weight part", self._weight_tile.shape, dtype)
+        weight_term = self._buffers("weight term", self._weight_tile.shape, dtype)
         weight_tile = self._buffers("weight tile gradient", self._weight_tile.shape, dtype)
         weight_tile[...] = 0
         for row in range(rows):
             band = slice(row, row + 1)
-            quarters = self._unpool(gradient, band)
-            np.matmul(self._tile_to_quarters.T, quarters.reshape(4, -1), out=products)
+            phases = self._unpool(gradient, band)
+            np.matmul(self._tile_to_phases.T, phases.reshape(4, -1), out=products)
             pixels = products.reshape(16, columns * count, filters)
-            np.matmul(self._band_of_tiles(band).swapaxes(1, 2), pixels, out=weight_part)
-            weight_tile += weight_part
-            np.matmul(pixels, turned, out=tiles.reshape(16, columns * count, channels))
+            np.matmul(self._band_of_tiles(band).swapaxes(1, 2), pixels, out=weight_term)
+            weight_tile += weight_term
+            np.matmul(pixels, transposed, out=tiles.reshape(16, columns * count, channels))
             _from_tiles(
                 tiles.transpose(1, 3, 0, 2, 4, 5), halfway[:, band].transpose(2, 0, 1, 3, 4)
             )
@@ -219,31 +221,31 @@ class WinogradBlock(_Block):
         return tiles
 
 
-class SplitDense(Weighted):
-    """`layers.Dense` on inputs that come in parts, (P, N, in / P): y is the sum of their products.
+class SplitDense(ParametricLayer):
+    """`layers.Dense` with the inputs split along the summed dimension, (P, N, in / P).
 
-    OpenBLAS has quick ways with small matrices, at least on processors with AVX-512: up to a
-    million multiplications it does not first copy them side by side, which takes up to a third of
-    the time of a large layer's products (`tests/benchmarks/NOTES.md`).
+    The output is the sum of the products of the splits. OpenBLAS has kernels for small matrices, at
+    least on processors with AVX-512: up to a million multiplications it does not pack the matrices
+    first. For a large layer packing takes up to a third of the time (`docs/performance.md`).
     """
 
     def forward(self, inputs: Array) -> Array:
-        """Return y (N, out) of x (P, N, in / P)."""
+        """Return y (N, out) for x (P, N, in / P)."""
         self._inputs = inputs
-        parts, count, _ = inputs.shape
-        products = self._buffers("products", (parts, count, len(self.bias)), self.weight.dtype)
-        np.matmul(inputs, self._parts_of(self.weight), out=products)
+        splits, count, _ = inputs.shape
+        products = self._buffers("products", (splits, count, len(self.bias)), self.weight.dtype)
+        np.matmul(inputs, self._splits_of(self.weight), out=products)
         outputs = self._buffers("outputs", products.shape[1:], self.weight.dtype)
-        sum_rows(products.reshape(parts, -1), outputs.reshape(-1))
+        sum_rows(products.reshape(splits, -1), outputs.reshape(-1))
         outputs += self.bias
         return outputs
 
     def backward(self, gradient: Array) -> Array:
-        """Return dx (P, N, in / P) of dy (N, out)."""
-        np.matmul(self._inputs.swapaxes(1, 2), gradient, out=self._parts_of(self.weight_gradient))
+        """Return dx (P, N, in / P) for dy (N, out)."""
+        np.matmul(self._inputs.swapaxes(1, 2), gradient, out=self._splits_of(self.weight_gradient))
         sum_rows(gradient, self.bias_gradient)
-        # dx^T = W dy^T: with nothing transposed in it the product takes half the time.
-        weight = self._parts_of(self.weight)
+        # dx^T = W dy^T: without a transposed operand the product takes half the time.
+        weight = self._splits_of(self.weight)
         shape = (*weight.shape[:2], len(gradient))
         transposed = self._buffers("transposed", shape, weight.dtype)
         np.matmul(weight, np.ascontiguousarray(gradient.T), out=transposed)
@@ -251,14 +253,14 @@ class SplitDense(Weighted):
         np.copyto(input_gradient, transposed.swapaxes(1, 2))
         return input_gradient
 
-    def _parts_of(self, weight: Array) -> Array:
+    def _splits_of(self, weight: Array) -> Array:
         """Return a weight (in, out) as (P, in / P, out), without copying."""
-        parts: Array = weight.reshape(len(self._inputs), self._inputs.shape[2], -1)
-        return parts
+        splits: Array = weight.reshape(len(self._inputs), self._inputs.shape[2], -1)
+        return splits
 
 
 class Pixels:
-    """(H, W, N, C) to a part for each pixel, for `SplitDense`, (H W, N, C), and back."""
+    """(H, W, N, C) to a split per pixel, (H W, N, C), for `SplitDense`, and back."""
 
     def forward(self, inputs: Array) -> Array:
         """Return a view of x."""
@@ -271,7 +273,7 @@ class Pixels:
 
 
 def _pad(images: Array, padded: Array) -> None:
-    """Copy (H, W, ...) into (H + 2, W + 2, ...), zeros around it."""
+    """Copy (H, W, ...) into (H + 2, W + 2, ...), surrounded by zeros."""
     padded[0] = padded[-1] = 0
     padded[:, 0] = padded[:, -1] = 0
     padded[1:-1, 1:-1] = images
@@ -289,7 +291,7 @@ def _to_tiles(lines: Sequence[Array], tiles: Array | Sequence[Array]) -> None:
 def _from_tiles(tiles: Array, lines: Array) -> None:
     """Multiply by B's transpose: turn dL/dtiles (4, U, ...) into dL/dlines (2 U, ...).
 
-    Tile u reads the lines 2 u - 1 to 2 u + 2. The outermost two are of the padding.
+    Tile u reads the lines 2 u - 1 to 2 u + 2. The outermost two lines are padding.
     """
     zero, one, two, three = tiles
     even, odd = lines[::2], lines[1::2]

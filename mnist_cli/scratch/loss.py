@@ -1,7 +1,7 @@
 """Softmax cross-entropy, the loss that every framework minimises.
 
-There is a column for each image, (classes, n): NumPy takes few long rows in less time than many
-short ones.
+Arrays have a column per image, (classes, n): NumPy is faster on few long rows than on many short
+ones.
 """
 
 from __future__ import annotations
@@ -17,49 +17,47 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
     logits (classes, n), float; labels (n,), int.
     """
-    values = _less_maximum(logits)
+    values = _minus_maximum(logits)
     own = values[labels, np.arange(len(labels))]
     losses: Array = np.log(np.exp(values, out=values).sum(axis=0)) - own
     return losses
 
 
-def cross_entropy_gradient(logits: Array, target_shares: Array, *, batch_size: int) -> Array:
-    """Return the gradient (classes, n), in the logits, of the batch's mean loss.
+def cross_entropy_gradient(logits: Array, targets: Array, *, batch_size: int) -> Array:
+    """Return the gradient (classes, n) of the batch's mean loss with respect to the logits.
 
-    With p = softmax(z), and targets t that add up to 1, an image's loss -sum(t log p) has the
-    gradient p - t in z. It is divided by ``batch_size``, so that parts of a batch add up to its
-    mean; ``target_shares`` (classes, n) are t / ``batch_size`` already, as `shares_of_targets`
-    makes them.
+    With p = softmax(z) and targets t that sum to 1, the loss -sum(t log p) of an image has the
+    gradient p - t with respect to z. It is divided by ``batch_size``, so that parts of a batch sum
+    to its mean. ``targets`` (classes, n) are already divided: see `scaled_targets`.
     """
-    values = _less_maximum(logits)
+    values = _minus_maximum(logits)
     np.exp(values, out=values)
-    totals = np.add.reduce(values)  # `sum` would take a microsecond more
+    totals = np.add.reduce(values)  # a microsecond faster than `sum`
     values *= np.divide(1 / batch_size, totals, out=totals)
-    values -= target_shares
+    values -= targets
     return values
 
 
-def shares_of_targets(
+def scaled_targets(
     labels: Array, *, batch_size: int, label_smoothing: float, dtype: DTypeLike
 ) -> Array:
-    """Return the targets, divided by ``batch_size``, (classes, n), of labels (n,).
+    """Return targets (classes, n), divided by ``batch_size``, of labels (n,).
 
-    The targets of smoothing e, a share from 0 to 1, are (1 - e) onehot(label) + e / classes. Only
-    the gradient knows of smoothing; the loss stays that of the label, to be compared with that of
-    other images. For the images of many batches at once: picking single numbers takes time in each
-    call.
+    With smoothing e (0-1) a target is (1 - e) onehot(label) + e / classes. Smoothing affects the
+    gradient only; the reported loss is that of the label, so that it compares with other losses.
+    Called for many batches at once, because indexing single numbers is slow.
     """
-    shares = np.full((CLASSES, len(labels)), label_smoothing / CLASSES / batch_size, dtype)
-    shares[labels, np.arange(len(labels))] += (1 - label_smoothing) / batch_size
-    return shares
+    targets = np.full((CLASSES, len(labels)), label_smoothing / CLASSES / batch_size, dtype)
+    targets[labels, np.arange(len(labels))] += (1 - label_smoothing) / batch_size
+    return targets
 
 
-def _less_maximum(logits: Array) -> Array:
-    """Return the logits, less the largest of each image.
+def _minus_maximum(logits: Array) -> Array:
+    """Return the logits minus the maximum of each image.
 
-    Softmax does not change when a constant is taken off an image. With its maximum at 0 exp cannot
-    overflow (float32 does above exp(88)) and the sum is at least 1, so that its logarithm exists.
+    Softmax does not change when a constant is subtracted. With a maximum of 0, exp cannot overflow
+    (float32 does above exp(88)) and the sum is at least 1, so that its logarithm is finite.
     """
-    largest = np.maximum.reduce(logits)  # `max` would take a microsecond more
+    largest = np.maximum.reduce(logits)  # a microsecond faster than `max`
     values: Array = np.subtract(logits, largest, order="C")
     return values

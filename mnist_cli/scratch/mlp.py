@@ -1,8 +1,8 @@
-"""The MLP in one piece: what `layers.Dense`, an activation and another `Dense` do in a row.
+"""The MLP fused: what `layers.Dense`, an activation and another `Dense` do in sequence.
 
-A step of 64 images is two products of some 80 microseconds and twenty calls of one to four, beside
-which it tells that a layer looks up its buffers and views in each call. Here they are bound once
-for each number of images (`tests/benchmarks/NOTES.md`).
+A step of 64 images is two products of some 80 microseconds and twenty calls of one to four. Against
+these it matters that a layer looks up its buffers and views in every call. Here they are looked up
+once for each number of images (`docs/performance.md`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.scratch.layers import Buffers, Relu, Sigmoid, ones
 
-_Passes: TypeAlias = tuple[Callable[[Array], Array], Callable[[Array], None]]
+_Functions: TypeAlias = tuple[Callable[[Array], Array], Callable[[Array], None]]
 
 
 class Mlp:
-    """Hidden units and what they add to the logits; the rest, if there is one, is other members'.
+    """The MLP, or one shard of its hidden units: the logits are the sum over all shards.
 
-    ``weights`` are those of the hidden units, (784, hidden), their bias, (hidden,), those of the
-    logits, (hidden, 10), and their bias, (10,); ``gradients`` alike. ``has_bias`` says that the
-    logits' bias is added here: in all members but one it stays 0. ``small_kernels`` is that of
-    `network.Network`. The plain statement is in `layers`; the tests hold this one to it.
+    ``weights`` are (784, hidden), bias (hidden,), output weights (hidden, 10) and output bias
+    (10,); ``gradients`` likewise. ``has_bias`` says that the output bias is added here, which is
+    true for one shard only. ``small_kernels`` says that BLAS has kernels for small matrices. The
+    plain form is in `layers`; this one is tested against it.
     """
 
     def __init__(
@@ -39,30 +39,30 @@ class Mlp:
         self._weights, self._gradients, self._activation = weights, gradients, activation
         self._has_bias, self._small_kernels = has_bias, small_kernels
         self._buffers = Buffers()
-        self._passes: dict[int, _Passes] = {}
+        self._functions: dict[int, _Functions] = {}
 
     def forward(self, images: Array) -> Array:
-        """See `network.Passes.forward`."""
+        """See `worker.Model.forward`."""
         count = len(images)
-        if count not in self._passes:
-            self._passes[count] = self._bind(count)
-        forward, self._backward = self._passes[count]
+        if count not in self._functions:
+            self._functions[count] = self._bind(count)
+        forward, self._backward = self._functions[count]
         return forward(images)
 
     def backward(self, gradient: Array) -> None:
-        """See `network.Passes.backward`."""
+        """See `worker.Model.backward`."""
         self._backward(gradient)
 
-    def share_buffers(self, twin: Mlp) -> None:
-        """See `network.Passes.share_buffers`."""
-        self._buffers = twin._buffers
-        self._passes.clear()
+    def share_buffers(self, other: Mlp) -> None:
+        """See `worker.Model.share_buffers`."""
+        self._buffers = other._buffers
+        self._functions.clear()
 
-    def _bind(self, count: int) -> _Passes:
-        """Return ``forward`` and ``backward`` for ``count`` images.
+    def _bind(self, count: int) -> _Functions:
+        """Return the functions ``forward`` and ``backward`` for ``count`` images.
 
-        Inside, hidden units are rows, (n, hidden), and logits columns, (10, n): so the products are
-        fastest, and the loss.
+        Hidden units are (n, hidden) and logits (10, n): the fastest layouts for the products and
+        for the loss.
         """
         weight, bias, output_weight, output_bias = self._weights
         weight_gradient, bias_gradient, output_weight_gradient, output_bias_gradient = (
@@ -71,32 +71,32 @@ class Mlp:
         activation, has_bias = self._activation, self._has_bias
         pixels, units = weight.shape
         dtype = weight.dtype
-        strips = strips_for(count, small_kernels=self._small_kernels)
+        splits = splits_for(count, small_kernels=self._small_kernels)
 
-        products = self._buffers("products", (strips, count, units), dtype)
-        hidden = self._buffers("hidden", (count, units), dtype) if strips > 1 else products[0]
+        products = self._buffers("products", (splits, count, units), dtype)
+        hidden = self._buffers("hidden", (count, units), dtype) if splits > 1 else products[0]
         hidden_gradient = self._buffers("hidden gradient", (count, units), dtype)
         logits = self._buffers("logits", (CLASSES, count), dtype)
-        # The same in other shapes.
+        # Views of these in other shapes.
         product_rows, hidden_row, hidden_columns = (
-            products.reshape(strips, -1),
+            products.reshape(splits, -1),
             hidden.reshape(-1),
             hidden.T,
         )
         output_weight_columns, output_bias_column = output_weight.T, output_bias[:, np.newaxis]
-        cut_shape = (count, strips, pixels // strips)
-        cut_weight = weight.reshape(strips, pixels // strips, units)
-        cut_weight_gradient = weight_gradient.reshape(cut_weight.shape)
-        # Sums go through BLAS: NumPy takes short rows singly.
-        strip_ones, image_ones = ones(strips, dtype), ones(count, dtype)
-        cut: Array  # the latest images, (strips, n, pixels / strips)
+        split_shape = (count, splits, pixels // splits)
+        split_weight = weight.reshape(splits, pixels // splits, units)
+        split_weight_gradient = weight_gradient.reshape(split_weight.shape)
+        # Sums by BLAS, because NumPy is slow on short rows.
+        split_ones, image_ones = ones(splits, dtype), ones(count, dtype)
+        inputs: Array  # the latest images, (splits, n, pixels / splits)
 
         def forward(images: Array) -> Array:
-            nonlocal cut
-            cut = images.reshape(cut_shape).swapaxes(0, 1)
-            np.matmul(cut, cut_weight, out=products)
-            if strips > 1:
-                np.matmul(strip_ones, product_rows, out=hidden_row)
+            nonlocal inputs
+            inputs = images.reshape(split_shape).swapaxes(0, 1)
+            np.matmul(inputs, split_weight, out=products)
+            if splits > 1:
+                np.matmul(split_ones, product_rows, out=hidden_row)
             np.add(hidden, bias, out=hidden)
             activation.forward(hidden)
             np.matmul(output_weight_columns, hidden_columns, out=logits)
@@ -111,16 +111,16 @@ class Mlp:
                 np.add.reduce(gradient, axis=1, out=output_bias_gradient)
             activation.backward(hidden_gradient)
             np.matmul(image_ones, hidden_gradient, out=bias_gradient)
-            np.matmul(cut.swapaxes(1, 2), hidden_gradient, out=cut_weight_gradient)
+            np.matmul(inputs.swapaxes(1, 2), hidden_gradient, out=split_weight_gradient)
 
         return forward, backward
 
 
-def strips_for(count: int, *, small_kernels: bool) -> int:
-    """Return into how many strips of rows to cut ``count`` images, their products added up.
+def splits_for(count: int, *, small_kernels: bool) -> int:
+    """Return the number of splits of the first product for ``count`` images.
 
-    For OpenBLAS's quick ways with small matrices (`blocks.SplitDense`). For 64 hidden units, a
-    member's of two, the whole is small enough up to 19 images, a strip up to 139: strips of more
-    than 64 have not been tried. Without those ways cutting costs time.
+    For OpenBLAS's small-matrix kernels (`blocks.SplitDense`). With 64 hidden units, the shard of
+    one of two workers, the whole product is small enough up to 19 images, and a split up to 139;
+    more than 64 images have not been tried. Without such kernels splitting costs time.
     """
     return 7 if small_kernels and 16 < count <= 64 else 1

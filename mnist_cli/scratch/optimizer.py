@@ -25,10 +25,10 @@ def nesterov_step(
         w = w - learning_rate * (g + momentum * v)
 
     Nesterov's momentum in PyTorch's form: the step looks ahead along the new velocity, and the
-    velocity does not contain the learning rate. ``gradients`` are the shares of the batch, added
-    in the order given, so that the rounding is the same on every run.
+    velocity does not include the learning rate. ``gradients`` are those of the shares of the batch,
+    added in the order given, so that rounding is the same in every run.
 
-    This is the plain statement; training multiplies by `step_matrices`.
+    This is the plain form; training multiplies by `step_matrices`.
     """
     step = weights * weight_decay
     for gradient in gradients:
@@ -45,15 +45,15 @@ def step_matrices(
 ) -> Array:
     """Return the step as a matrix (2, 2 + shares): (steps, decays, 2, 2 + shares).
 
-    There is one for each of ``learning_rates`` (steps,) and of ``weight_decays``. Its rows are the
-    new velocity and the new weight, in terms of the velocity, the weight and each share's gradient
-    before: `nesterov_step` is linear in them. ``after[:2] = matrix @ before`` is one pass over the
-    memory in place of some ten.
+    There is one for each of ``learning_rates`` (steps,) and of ``weight_decays``. Its rows give the
+    new velocity and the new weight as linear combinations of velocity, weight and the gradient of
+    each share: `nesterov_step` is linear in them. ``after[:2] = matrix @ before`` passes over
+    memory once, where `nesterov_step` does some ten times.
     """
     velocity = np.ones((len(weight_decays), 2 + shares))
     velocity[:, 0] = momentum
     velocity[:, 1] = weight_decays
-    # w - learning_rate * (g + momentum * v), with g = v - momentum * (the velocities before)
+    # w - learning_rate * (g + momentum * v), with g = v - momentum * (old velocity)
     step = -(1 + momentum) * velocity
     step[:, 0] = -momentum * momentum
     matrices = np.empty((len(learning_rates), len(velocity), 2, 2 + shares))

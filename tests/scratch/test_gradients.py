@@ -1,4 +1,4 @@
-"""The hand-written gradients against two judges: finite differences, and PyTorch."""
+"""The hand-written gradients, against finite differences and against PyTorch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from mnist_cli.adapters.numpy_adapter import build_network
 from mnist_cli.config import ModelSpec
 from mnist_cli.networks.spec import initial_weights
-from mnist_cli.scratch.layers import PLACES, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
-from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, shares_of_targets
-from mnist_cli.scratch.mlp import strips_for
+from mnist_cli.scratch.layers import PHASES, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
+from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, scaled_targets
+from mnist_cli.scratch.mlp import splits_for
 from mnist_cli.scratch.network import Network
 
 SPECS = {
@@ -38,13 +39,13 @@ def digits(count: int, *, dtype: type = np.float64) -> tuple[np.ndarray, np.ndar
 def network(
     name: str, *, dtype: type = np.float64, threads: int = 1, plain: bool = False
 ) -> Network:
-    """A network with random weights; random biases too, for at 0 whole channels sit on a kink."""
+    """A network with random weights; random biases too: at 0 ReLU's kink is in every channel."""
     rng = np.random.default_rng(5)
     weights = initial_weights(SPECS[name], rng)
     for key, array in weights.items():
         if key.endswith(".bias"):
             array += 0.1 * rng.standard_normal(array.shape, dtype=np.float32)
-    built = Network(SPECS[name], dtype=dtype, threads=threads, plain=plain)
+    built = build_network(SPECS[name], dtype=dtype, threads=threads, plain=plain)
     built.weights.load(weights)
     return built
 
@@ -73,20 +74,20 @@ def finite_differences(
     return np.array(slopes)
 
 
-def quarters_of(images: np.ndarray) -> list[np.ndarray]:
-    return [images[:, row::2, column::2].copy() for row, column in PLACES]
+def phases_of(images: np.ndarray) -> list[np.ndarray]:
+    return [images[:, row::2, column::2].copy() for row, column in PHASES]
 
 
-def whole(quarters: list[np.ndarray]) -> np.ndarray:
-    count, height, width, channels = quarters[0].shape
+def images_of(phases: list[np.ndarray]) -> np.ndarray:
+    count, height, width, channels = phases[0].shape
     images = np.empty((count, 2 * height, 2 * width, channels))
-    for (row, column), quarter in zip(PLACES, quarters, strict=True):
-        images[:, row::2, column::2] = quarter
+    for (row, column), phase in zip(PHASES, phases, strict=True):
+        images[:, row::2, column::2] = phase
     return images
 
 
-class Whole:
-    """A layer that speaks in quarters on one side, speaking in whole images on both."""
+class OnImages:
+    """A layer that takes or returns phases, taking and returning images."""
 
     def __init__(self, layer: Conv | MaxPool) -> None:
         self.layer = layer
@@ -94,13 +95,13 @@ class Whole:
 
     def forward(self, inputs: np.ndarray) -> np.ndarray:
         if self.is_conv:
-            return whole(self.layer.forward(inputs))
-        return self.layer.forward(quarters_of(inputs))
+            return images_of(self.layer.forward(inputs))
+        return self.layer.forward(phases_of(inputs))
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         if self.is_conv:
-            return self.layer.backward(quarters_of(gradient))
-        return whole(self.layer.backward(gradient))
+            return self.layer.backward(phases_of(gradient))
+        return images_of(self.layer.backward(gradient))
 
 
 def conv(channels: int, filters: int) -> Conv:
@@ -120,9 +121,9 @@ def dense(inputs: int, outputs: int) -> Dense:
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
-        pytest.param(Whole(conv(2, 3)), (3, 4, 6, 2), id="conv"),
-        pytest.param(Whole(conv(1, 4)), (2, 6, 4, 1), id="conv-grey"),
-        pytest.param(Whole(MaxPool()), (2, 4, 6, 3), id="pool"),
+        pytest.param(OnImages(conv(2, 3)), (3, 4, 6, 2), id="conv"),
+        pytest.param(OnImages(conv(1, 4)), (2, 6, 4, 1), id="conv-grey"),
+        pytest.param(OnImages(MaxPool()), (2, 4, 6, 3), id="pool"),
         pytest.param(dense(7, 5), (4, 7), id="dense"),
         pytest.param(Relu(), (4, 9), id="relu"),
         pytest.param(Sigmoid(), (4, 9), id="sigmoid"),
@@ -141,10 +142,10 @@ def test_layer_gradients_agree_with_finite_differences(layer, shape):
     loss()
     input_gradient = layer.backward(direction.copy()).copy()
     gradients = {"inputs": (inputs, input_gradient)}
-    weighted = getattr(layer, "layer", layer)
-    if hasattr(weighted, "weight"):
-        gradients["weight"] = (weighted.weight, weighted.weight_gradient.copy())
-        gradients["bias"] = (weighted.bias, weighted.bias_gradient.copy())
+    parametric = getattr(layer, "layer", layer)
+    if hasattr(parametric, "weight"):
+        gradients["weight"] = (parametric.weight, parametric.weight_gradient.copy())
+        gradients["bias"] = (parametric.bias, parametric.bias_gradient.copy())
     for array, gradient in gradients.values():
         expected = finite_differences(loss, array, range(array.size))
         assert_close(gradient.reshape(-1), expected, FINITE_DIFFERENCE_TOLERANCE)
@@ -156,18 +157,16 @@ def test_loss_gradient_agrees_with_finite_differences(label_smoothing):
     logits, labels = 3 * rng.standard_normal((4, 10)), rng.integers(0, 10, 4)
     targets = (1 - label_smoothing) * np.eye(10)[labels] + label_smoothing / 10
 
-    def share_of_the_loss() -> float:
+    def part_of_the_loss() -> float:
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return float(-(targets * log_probabilities).sum() / 9)
 
-    shares = shares_of_targets(
-        labels, batch_size=9, label_smoothing=label_smoothing, dtype=np.float64
-    )
-    gradient = cross_entropy_gradient(logits.T, shares, batch_size=9).T
-    expected = finite_differences(share_of_the_loss, logits, range(logits.size))
+    scaled = scaled_targets(labels, batch_size=9, label_smoothing=label_smoothing, dtype=np.float64)
+    gradient = cross_entropy_gradient(logits.T, scaled, batch_size=9).T
+    expected = finite_differences(part_of_the_loss, logits, range(logits.size))
     assert_close(gradient.reshape(-1), expected, FINITE_DIFFERENCE_TOLERANCE)
     if not label_smoothing:
-        assert cross_entropy(logits.T, labels).sum() / 9 == pytest.approx(share_of_the_loss())
+        assert cross_entropy(logits.T, labels).sum() / 9 == pytest.approx(part_of_the_loss())
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -241,7 +240,7 @@ def test_loss_and_gradients_agree_with_pytorch(name, dtype, tolerance):
 )
 @pytest.mark.parametrize(
     ("arch", "count"),
-    # The MLP's images are in strips if they are 17 to 64; the last number is 256 and 44 more.
+    # The MLP splits its product for 17 to 64 images; 300 are a chunk of 256 and one of 44.
     [
         *(("cnn", count) for count in (1, 5, 16)),
         *(("mlp", count) for count in (1, 16, 17, 64, 65, 300)),
@@ -261,11 +260,11 @@ def test_fast_forms_agree_with_the_plain_layers(arch, count, dtype, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("count", "small_kernels", "strips"),
+    ("count", "small_kernels", "splits"),
     [(16, True, 1), (17, True, 7), (64, True, 7), (65, True, 1), (64, False, 1)],
 )
-def test_images_are_cut_where_that_is_faster(count, small_kernels, strips):
-    assert strips_for(count, small_kernels=small_kernels) == strips
+def test_the_product_is_split_where_that_is_faster(count, small_kernels, splits):
+    assert splits_for(count, small_kernels=small_kernels) == splits
 
 
 def test_blocks_give_the_gradient_to_the_first_of_equals():
@@ -280,7 +279,7 @@ def test_blocks_give_the_gradient_to_the_first_of_equals():
 
 def test_pool_gives_the_gradient_to_the_first_of_equals():
     pool = MaxPool()
-    pool.forward([np.ones((1, 1, 1, 1)) for _ in PLACES])
+    pool.forward([np.ones((1, 1, 1, 1)) for _ in PHASES])
     assert [float(g.item()) for g in pool.backward(np.full((1, 1, 1, 1), 3.0))] == [3, 0, 0, 0]
     pool.forward([np.full((1, 1, 1, 1), value) for value in (0.0, 1.0, 1.0, 0.5)])
     assert [float(g.item()) for g in pool.backward(np.full((1, 1, 1, 1), 3.0))] == [0, 3, 0, 0]
@@ -291,7 +290,7 @@ def test_pool_breaks_ties_as_pytorch_does():
     rng = np.random.default_rng(6)
     images = rng.integers(0, 3, (2, 8, 8, 5)).astype(np.float64)  # nearly every window has a tie
     gradient = rng.standard_normal((2, 4, 4, 5))
-    pool = Whole(MaxPool())
+    pool = OnImages(MaxPool())
     pool.forward(images)
     inputs = torch.tensor(images.transpose(0, 3, 1, 2).copy(), requires_grad=True)
     outputs = torch.nn.functional.max_pool2d(inputs, 2)
@@ -301,16 +300,16 @@ def test_pool_breaks_ties_as_pytorch_does():
     )
 
 
-@pytest.mark.usefixtures("crews")
+@pytest.mark.usefixtures("worker_kinds")
 @pytest.mark.parametrize(
     ("name", "count"),
-    # 7 do not divide by 2, 1 is no two, 70 and 600 are more than a member takes at a time.
+    # 7 is odd, 1 leaves a worker without images, 70 and 600 exceed a worker's chunk.
     [("cnn", 1), ("cnn", 7), ("cnn", 70), ("mlp", 7), ("mlp", 600), ("mlp-sigmoid", 7)],
 )
 def test_shares_of_a_batch_add_up_to_its_gradient(name, count, monkeypatch):
     images, labels = digits(count)
     with monkeypatch.context() as at_once:
-        at_once.setattr("mnist_cli.scratch.network.MAX_CHUNK", {"cnn": count, "mlp": count})
+        at_once.setattr("mnist_cli.adapters.numpy_adapter.MAX_CHUNK", {"cnn": count, "mlp": count})
         expected_loss, expected = network(name).loss_and_gradients(images, labels)
     for threads in (1, 2, 3):
         loss, gradients = network(name, threads=threads).loss_and_gradients(images, labels)

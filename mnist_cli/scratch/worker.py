@@ -1,0 +1,203 @@
+"""One worker: forward and backward passes of its share, and the update of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from mnist_cli.arrays import Array
+from mnist_cli.scratch.layers import ParametricLayer
+from mnist_cli.scratch.loss import cross_entropy_gradient, scaled_targets
+from mnist_cli.scratch.optimizer import step_matrices
+from mnist_cli.scratch.parameters import Parameters
+from mnist_cli.scratch.slices import chunk_slices, even_slices
+from mnist_cli.scratch.worker_group import WorkerGroup
+
+# Numbers per matrix product of the update: few enough for OpenBLAS's small-matrix kernels (see
+# `blocks.SplitDense`).
+UPDATE_CHUNK = 65_536
+
+
+class Layer(Protocol):
+    """What every layer of `layers` offers. A convolution and its pool exchange `Phases`."""
+
+    def forward(self, inputs: Any) -> Any:
+        """Return the outputs."""
+        ...
+
+    def backward(self, gradient: Any) -> Any:
+        """Return the gradient with respect to the inputs, given that for the outputs."""
+        ...
+
+
+class Model(Protocol):
+    """Images to logits and back: `Sequential` or `mlp.Mlp`."""
+
+    def forward(self, images: Array) -> Array:
+        """Return logits (10, n) of images (n, 28, 28), valid until the next call."""
+        ...
+
+    def backward(self, gradient: Array) -> None:
+        """Compute the weights' gradients, given that of the logits, (10, n)."""
+        ...
+
+    def share_buffers(self, other: Any) -> None:
+        """Use the memory of another model, which must never be between its two passes then."""
+        ...
+
+
+class Sequential:
+    """A `Model` of layers in sequence."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = layers
+
+    def forward(self, images: Array) -> Array:
+        """See `Model.forward`."""
+        values: Any = images[..., np.newaxis]  # (n, 28, 28) -> (n, 28, 28, 1)
+        for layer in self.layers:
+            values = layer.forward(values)
+        logits: Array = values.T
+        return logits
+
+    def backward(self, gradient: Array) -> None:
+        """See `Model.backward`."""
+        values: Any = gradient.T
+        for layer in reversed(self.layers):
+            values = layer.backward(values)
+
+    def share_buffers(self, other: Sequential) -> None:
+        """See `Model.share_buffers`."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            if isinstance(mine, ParametricLayer) and isinstance(theirs, ParametricLayer):
+                mine.share_buffers(theirs)
+
+
+class StateBuffer:
+    """One of a worker's two buffers of parameters, with the ``model`` that computes with it.
+
+    ``state`` (2 + shares, n) is what the worker updates, one row per kind of number: velocities,
+    weights, and the gradient of each share of the batch. Its first ``biases_start`` columns are
+    weights, the others biases.
+    """
+
+    def __init__(
+        self, model: Model, gradients: Parameters, state: Array, *, biases_start: int
+    ) -> None:
+        self.model, self.gradients = model, gradients
+        self.state, self.biases_start = state, biases_start
+
+    def update_products(self, target: StateBuffer) -> Iterator[tuple[int, Array, Array]]:
+        """Yield (is bias, source, destination) of each matrix product of the update to ``target``.
+
+        The first is 0 for weights and 1 for biases, which have no weight decay.
+        """
+        for is_bias, columns in enumerate(
+            (slice(0, self.biases_start), slice(self.biases_start, self.state.shape[1]))
+        ):
+            before, after = self.state[:, columns], target.state[:2, columns]
+            for chunk in chunk_slices(before.shape[1], UPDATE_CHUNK):
+                yield is_bias, before[:, chunk], after[:, chunk]
+
+
+class Worker:
+    """One worker of the group: its models, their buffers, and the parameters that it updates.
+
+    ``replicas`` is the number of workers that divide the images of a batch, or 1 if each takes all
+    images with a shard of the hidden units. The state is double-buffered: a step reads one of two
+    ``buffers`` and writes its result to the other, so that nothing is copied back. Between chunks
+    of steps the first buffer is current.
+    """
+
+    def __init__(
+        self,
+        buffers: Sequence[StateBuffer],
+        *,
+        max_chunk: int,
+        rank: int,
+        replicas: int,
+        momentum: float,
+        weight_decay: float,
+        label_smoothing: float,
+    ) -> None:
+        self._buffers, self._max_chunk = buffers, max_chunk
+        first, second = buffers
+        self._products = list(first.update_products(second)), list(second.update_products(first))
+        self._label_smoothing = label_smoothing
+        self._rank, self._replicas = rank, replicas
+        self._momentum, self._weight_decay = momentum, weight_decay
+
+    @property
+    def gradients(self) -> Parameters:
+        """The gradients of the first buffer."""
+        return self._buffers[0].gradients
+
+    def logits(self, images: Array) -> Array:
+        """Return logits (10, n) for one chunk of images (n, 28, 28), valid until the next call."""
+        return self._buffers[0].model.forward(images)
+
+    def scaled_targets(self, labels: Array, *, batch_size: int) -> Array:
+        """Return `loss.scaled_targets` (10, n) of labels (n,), for `backpropagate`."""
+        return scaled_targets(
+            labels,
+            batch_size=batch_size,
+            label_smoothing=self._label_smoothing,
+            dtype=self.gradients.vector.dtype,
+        )
+
+    def update_matrices(self, learning_rates: Array) -> Array:
+        """Return the matrices of `update` for each step: (steps, 2, 2, 2 + shares)."""
+        matrices = step_matrices(
+            learning_rates,
+            shares=self._replicas,
+            momentum=self._momentum,
+            weight_decays=(self._weight_decay, 0),  # of weights, of biases
+        )
+        return matrices.astype(self.gradients.vector.dtype)
+
+    def backpropagate(
+        self, group: WorkerGroup, images: Array, targets: Array, logits: Array, *, buffer: int = 0
+    ) -> None:
+        """Compute this worker's part of a batch's gradients into a buffer, and of its ``logits``.
+
+        All workers call it for the same whole batch: images (n, 28, 28), `scaled_targets` (10, n).
+        Together they fill logits (10, n).
+        """
+        model, gradients = self._buffers[buffer].model, self._buffers[buffer].gradients
+        batch_size = len(images)
+        if self._replicas > 1:
+            mine = even_slices(batch_size, self._replicas)[self._rank]
+            images, targets, logits = images[mine], targets[:, mine], logits[:, mine]
+        earlier = None
+        if not len(images):
+            gradients.vector[...] = 0
+        for chunk in chunk_slices(len(images), self._max_chunk):
+            outputs = model.forward(images[chunk])
+            if self._replicas == 1:  # the logits are the sum over all shards of hidden units
+                outputs = group.all_reduce(self._rank, outputs)
+            # The first worker adds the bias, so the last has time to store the logits.
+            if self._replicas > 1 or self._rank == group.size - 1:
+                logits[:, chunk] = outputs
+            model.backward(
+                cross_entropy_gradient(outputs, targets[:, chunk], batch_size=batch_size)
+            )
+            if earlier is not None:
+                gradients.vector += earlier
+            if chunk.stop < len(images):  # the next chunk overwrites the gradients
+                earlier = gradients.vector.copy()
+        if self._replicas > 1:  # each updates some weights, with the gradients of all workers
+            group.barrier(self._rank)
+
+    def update(self, group: WorkerGroup, matrices: Array, *, buffer: int) -> None:
+        """Take the optimiser's step from this buffer to the other one, all workers together."""
+        for is_bias, before, after in self._products[buffer]:
+            np.matmul(matrices[is_bias], before, out=after)
+        if self._replicas > 1:  # each has updated weights with which all compute
+            group.barrier(self._rank)
+
+    def make_first_current(self, *, current: int) -> None:
+        """Copy the state into the first buffer if ``current`` is the second."""
+        if current:
+            self._buffers[0].state[:2] = self._buffers[1].state[:2]
