@@ -1,7 +1,7 @@
-"""The errors a user can meet. Each message says what was expected, what came, and what to do.
+"""Expected errors, which a user may see.
 
-The command line prints the message in one line and exits with ``exit_code``; anything that is
-not a `MnistError` is a defect of this program.
+Each message says what was expected, what came, and what to do. The command line prints it in one
+line and exits with ``exit_code``; anything that is not a `MnistError` is a defect of this program.
 """
 
 

@@ -30,7 +30,7 @@ def plan_jobs(
     """Return the jobs of a comparison: every framework with every network, ``runs`` times.
 
     Run i has the seed of ``template`` plus i. Every other round is reversed (ABC CBA), so that a
-    machine that slows down or speeds up favours nobody. If ``template`` names a folder as its
+    machine that slows down or speeds up favours no framework. If ``template`` names a folder as its
     checkpoint, the first round's models go there.
 
     With ``batch_sizes`` a round has all of them. The learning rate of ``template`` is that of its

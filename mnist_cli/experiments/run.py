@@ -26,7 +26,7 @@ _OLDER_SETTINGS = {"activation": "relu"}
 
 
 class Observer(Protocol):
-    """What is told of the runs, such as `console.TrainingProgress`."""
+    """Receives the progress of the runs, for example `console.TrainingProgress`."""
 
     def start_run(self, label: str) -> None:
         """Called when a run begins."""

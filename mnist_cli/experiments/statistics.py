@@ -34,20 +34,20 @@ def summarize(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
         {
             "framework": framework,
             "arch": arch,
-            "activation": members[0].activation,
+            "activation": group[0].activation,
             "batch_size": batch_size,
-            "learning_rate": members[0].learning_rate,
-            "n": len(members),
-            "parameters": members[0].parameters,
-            **{name: statistic([getattr(run, name) for run in members]) for name in _STATISTICS},
+            "learning_rate": group[0].learning_rate,
+            "n": len(group),
+            "parameters": group[0].parameters,
+            **{name: statistic([getattr(run, name) for run in group]) for name in _STATISTICS},
             "time_to_accuracy": {
                 str(mark): statistic(
-                    [s for run in members if (s := run.time_to_accuracy[str(mark)]) is not None]
+                    [s for run in group if (s := run.time_to_accuracy[str(mark)]) is not None]
                 )
                 for mark in ACCURACY_MARKS
             },
         }
-        for (framework, arch, batch_size), members in cells.items()
+        for (framework, arch, batch_size), group in cells.items()
     ]
 
 

@@ -3,8 +3,9 @@
     python tests/benchmarks/scaling.py [--redraw]
 
 Writes results/scaling.json, the records of three runs for each point, and results/scaling.png;
-with ``--redraw`` only the picture, from the records. Rounds are reversed in turn, so that a machine
-whose speed drifts favours nobody. Run nothing beside it: it takes some twenty minutes.
+with ``--redraw`` only the picture, from the records. Every other round is reversed, so that a
+machine whose speed drifts favours no framework. Run nothing else meanwhile: it takes some twenty
+minutes.
 """
 
 from __future__ import annotations

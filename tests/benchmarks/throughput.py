@@ -5,8 +5,8 @@
 Each contender trains in a process of its own: a framework in the environment that `mnist train`
 gives it, a peer in a user's own, with as many threads. The processes take turns, one segment of
 images at a time, in rounds that are reversed every second time, so that a machine whose speed
-drifts favours nobody. The table gives medians over rounds and the ratios that the project promises.
-Nothing else should run on the machine meanwhile.
+drifts favours no contender. The table gives medians over rounds and the ratios that the project
+promises. Nothing else should run on the machine meanwhile.
 
 "matrix products" trains nothing: it multiplies as many numbers as the direct method would for as
 many images. Its images/s are the floor that a network's are a share of; Winograd's method has

@@ -2,12 +2,12 @@
 
     python tests/benchmarks/time_to_accuracy.py [--seeds 5] [--threads N] [--framework torch]
 
-`mnist train` runs as it does by default. The loop is the one that PyTorch's beginners write: the
-same network with PyTorch's own starting weights, a `DataLoader` over torchvision's transforms, and
-Adam at its usual 0.001; it decodes and normalises each image as it goes, inside its clock. Both
-warm up before the clock starts, train on the same images, and look at the same 5,000 validation
-images ten times an epoch, outside the clock. One run at a time, by turns each first; run nothing
-beside it.
+`mnist train` runs as it does by default. The loop is what beginners with PyTorch write: the
+same network with PyTorch's own initial weights, a `DataLoader` over torchvision's transforms, and
+Adam at its default rate 0.001; it decodes and normalises each image within the measured time. Both
+warm up before the measurement, train on the same images, and evaluate the same 5,000 validation
+images ten times per epoch, outside the measured time. One run at a time, in alternating order; run
+nothing else meanwhile.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: output, files, exit codes, one-line errors."""
+"""The command line as a user sees it: output, files, exit codes, one-line errors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Colours, type sizes, figures and the grouping of runs: what all charts share.
 
 Every chart is 1600 pixels wide and drawn to be read at half that. A framework has one colour,
-marker and line width in every chart, an architecture one line style, so that nothing is told by
-colour alone. Matplotlib is imported when a chart is drawn, and its global state is left alone.
+marker and line width in every chart, an architecture one line style, so that no distinction
+depends on colour alone. Matplotlib is imported when a chart is drawn, and its global state is left
+alone.
 """
 
 from __future__ import annotations
