@@ -48,17 +48,17 @@ def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) ->
             encoding="utf-8",
             env=process_environment(job.threads),
         )
-        late = threading.Event()
+        has_timed_out = threading.Event()
 
-        def stop_late() -> None:
-            late.set()
+        def stop_after_timeout() -> None:
+            has_timed_out.set()
             process.kill()
 
-        timer = threading.Timer(timeout_seconds or 0, stop_late)
+        timer = threading.Timer(timeout_seconds or 0, stop_after_timeout)
         if timeout_seconds is not None:
             timer.start()
         try:
-            result = _talk(process, job, on_event)
+            result = _exchange(process, job, on_event)
             with suppress(subprocess.TimeoutExpired):  # a framework may hang at its exit
                 process.wait(_GRACE_SECONDS)
         finally:
@@ -66,7 +66,7 @@ def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) ->
             _end(process)
         if result is not None:
             return result
-        if late.is_set():
+        if has_timed_out.is_set():
             raise FrameworkError(
                 f"The {job.framework} process was stopped after {timeout_seconds:g} s, "
                 "the --timeout for a run. Give it longer, or fewer epochs."
@@ -97,7 +97,7 @@ def process_environment(threads: int) -> dict[str, str]:
     }
 
 
-def _talk(process: subprocess.Popen[str], job: Job, on_event: OnEvent) -> dict[str, Any] | None:
+def _exchange(process: subprocess.Popen[str], job: Job, on_event: OnEvent) -> dict[str, Any] | None:
     """Send the job and read events; return the result, or None if the child ended without one."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -135,7 +135,7 @@ def _crash(job: Job, exit_code: int, stderr: IO[str]) -> FrameworkError:
     how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else "crashed"
     hint = " (out of memory?)" if exit_code == -9 else ""
     error = FrameworkError(
-        f"The {job.framework} process {how}{hint}: {lines[-1] if lines else 'it said nothing'}. "
+        f"The {job.framework} process {how}{hint}: {lines[-1] if lines else 'it printed nothing'}. "
         "Run it again with --debug to see all it printed."
     )
     error.details = output
@@ -158,7 +158,7 @@ def main() -> None:
         events.flush()
 
     job = _read_job(sys.stdin.readline())
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         match job:
             case TrainJob():
@@ -179,7 +179,7 @@ def _stop(*_: object) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def _follow_parent() -> None:
+def _exit_with_parent() -> None:
     """End this process when standard input closes, because the parent is gone."""
     # Not sys.stdin.read(): its lock, held by this thread, would block the interpreter's exit.
     os.read(0, 1)
