@@ -201,7 +201,7 @@ def test_info_says_what_is_not_installed() -> None:
         (["train", "--framework", "jaxx"], "Unknown framework 'jaxx'. Choose from"),
         (["train", "--arch", "rnn"], "Unknown architecture 'rnn'. Choose from cnn, mlp."),
         (["train", "--activation", "tanh", "--arch", "mlp"], "Unknown activation 'tanh'"),
-        (["train", "--activation", "sigmoid"], "The cnn always uses relu"),
+        (["train", "--activation", "sigmoid"], "The CNN always uses ReLU"),
         (["train", "--device", "tpu"], "Unknown device 'tpu'. Choose from auto, cpu, cuda."),
         (["train", "--epochs", "0"], "epochs must be from 1 to 10000, not 0."),
         (["train", "--epochs", "many"], "'--epochs': Input should be a valid integer"),
