@@ -85,6 +85,9 @@ def main(framework: str, path: str) -> None:
         start = given_weights(spec)
         zeros = {name: np.zeros_like(array) for name, array in start.items()}
 
+        given = {name: array * np.float32(0.5) + 1 for name, array in start.items()}
+        keep(f"{arch}/returned velocities", fresh(start, given).export_optimizer())
+
         classifier = fresh(start, zeros)
         keep(f"{arch}/returned", classifier.export_weights())
         for count in (0, 1, 200):

@@ -72,6 +72,19 @@ def test_weights_come_back_canonical_and_to_the_bit(
 
 
 @pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_velocities_come_back_canonical_and_to_the_bit(
+    results: Results, framework: str, arch: str
+) -> None:
+    returned = _part(results(framework), f"{arch}/returned velocities")
+    given = given_weights(SPECS[arch])
+    assert returned.keys() == given.keys()
+    for name, array in given.items():
+        assert returned[name].dtype == np.float32
+        np.testing.assert_array_equal(returned[name], array * np.float32(0.5) + 1)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize(("one", "other"), PAIRS)
 def test_the_same_weights_give_the_same_logits(
     results: Results, one: str, other: str, arch: str

@@ -63,7 +63,8 @@ def test_a_comparison_killed_in_run_4_of_6_resumes_to_the_unbroken_document(
     mnist: Mnist, quick: list[str], tmp_path: Path, small_data: Path, sent: signal.Signals
 ) -> None:
     command = ["compare", "--runs", "3", *quick]
-    process = _start(command, FAKE_FRAMEWORK="slow 0.3")
+    # Three rounds of two networks, every other one in reverse: the fourth run never ends.
+    process = _start(command, FAKE_FRAMEWORK="sleep 1", FAKE_FRAMEWORK_ONLY="cnn 1")
     partial = tmp_path / "results" / "comparison_results.partial.json"
     _wait_for_runs(partial, 3)
     process.send_signal(sent)  # to the parent alone: the child must notice
@@ -169,7 +170,7 @@ def test_runs_of_another_machine_or_data_are_not_resumed(
 def test_starting_anew_keeps_an_unfinished_comparison_aside(
     mnist: Mnist, quick: list[str], tmp_path: Path
 ) -> None:
-    process = _start(["compare", "--runs", "3", *quick], FAKE_FRAMEWORK="slow 0.3")
+    process = _start(["compare", *quick], FAKE_FRAMEWORK="sleep 1", FAKE_FRAMEWORK_ONLY="mlp 0")
     partial = tmp_path / "results" / "comparison_results.partial.json"
     _wait_for_runs(partial, 1)
     process.kill()
@@ -187,7 +188,7 @@ def test_an_unfinished_comparison_leaves_the_last_whole_one_in_place(
     mnist("compare", "--arch", "mlp", *quick)
     path = tmp_path / "results" / "comparison_results.json"
     before = path.read_text()
-    process = _start(["compare", "--runs", "3", *quick], FAKE_FRAMEWORK="slow 0.3")
+    process = _start(["compare", *quick], FAKE_FRAMEWORK="sleep 1", FAKE_FRAMEWORK_ONLY="mlp 0")
     _wait_for_runs(path.with_suffix(".partial.json"), 1)
     process.kill()
     process.communicate()
