@@ -8,7 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,15 @@ def test_a_file_is_replaced_in_one_step_when_the_block_ends(tmp_path: Path) -> N
 def test_a_block_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), records.replacing(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+    with pytest.raises(ValueError, match="half way"), records.replacing(path) as temporary:
+        _write_half(temporary)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _write_half(path: Path) -> None:
+    path.write_text("half")
+    raise ValueError("half way")
 
 
 def test_a_disk_that_is_full_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -79,9 +83,9 @@ def test_a_disk_that_is_full_is_named_with_what_to_do(tmp_path: Path) -> None:
     message = r"Cannot write .*record.json: No space left on device\. Free space"
     with pytest.raises(OutputError, match=message), records.replacing(path):
         raise OSError(28, "No space left on device")
-    with pytest.raises(OutputError, match=r"record.json: the library's own words\."):
-        with records.replacing(path):
-            raise OSError("the library's own words")
+    message = r"record.json: the library's own words\."
+    with pytest.raises(OutputError, match=message), records.replacing(path):
+        raise OSError("the library's own words")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,12 +141,6 @@ def test_a_record_from_before_a_field_has_what_was_then_the_only_choice() -> Non
     )
     assert old.label_smoothing is old.warmup_fraction is old.decay_power is None
     assert old.schema_version == 1
-
-
-def test_the_fields_of_schema_version_1_keep_their_names() -> None:
-    schemas = json.loads(Path(__file__).with_name("schemas.json").read_text())
-    required = set(schemas["$defs"]["run"]["required"])
-    assert required <= {field.name for field in fields(RunRecord)}
 
 
 def _history(*accuracies: float) -> tuple[EpochRecord, ...]:
@@ -282,16 +280,16 @@ def test_peak_memory_is_the_processs_own_peak_in_mib() -> None:
     code = (
         "from mnist_cli.records import peak_rss_mib\n"
         "before = peak_rss_mib()\n"
-        "bytearray(b'x') * (300 * 2**20)\n"
+        "bytearray(b'x') * (100 * 2**20)\n"
         "print(before, peak_rss_mib())\n"
     )
     # The parent is large; a child must not inherit its peak.
-    ballast = bytearray(b"x") * (400 * 2**20)
+    ballast = bytearray(b"x") * (200 * 2**20)
     before, after = map(float, _run(code).stdout.split())
     del ballast
     assert 5 < before < 100  # the interpreter and this package's ground floor
-    # 300 MiB and less than a page or two beside them.
-    assert after - before == pytest.approx(300, abs=5)
+    # 100 MiB and less than a page or two beside them.
+    assert after - before == pytest.approx(100, abs=5)
 
 
 @pytest.mark.parametrize(("system", "divisor"), [("Linux", 1), ("Darwin", 1024)])
