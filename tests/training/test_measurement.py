@@ -114,7 +114,8 @@ def test_progress_tells_step_loss_and_speed(clock: Clock, monkeypatch: pytest.Mo
                 self.synchronize()
                 yield chunk
 
-    config, data = TrainConfig(epochs=2, batch_size=2), make_data(256)
+    # Checks of a target count neither as time that has passed nor as time that was needed.
+    config, data = TrainConfig(epochs=2, batch_size=2, target_accuracy=1.0), make_data(256)
     events: list[dict[str, Any]] = []
     # Chunks of 32 steps take 0.064 s: every second one is reported.
     monkeypatch.setattr("virtual_device.STEP_SECONDS", 0.002)
@@ -162,6 +163,10 @@ def test_warming_up_takes_a_whole_chunk_and_a_short_one_of_real_images(clock: Cl
     assert set(warm_up.order.tolist()) <= set(range(80))
     assert (warm_up.images == TRAIN).all()
     assert 0 < warm_up.learning_rates.max() < 0.01  # gentle: random labels must not diverge
+    # What is compiled for other types would be compiled again, on the clock.
+    for name in ("images", "labels", "order", "learning_rates"):
+        first = getattr(classifier.epochs[1], name)
+        assert getattr(warm_up, name).dtype == first.dtype, name
     # A short epoch has a short warm-up.
     _, classifier, _ = _fit(clock, TrainConfig(epochs=1, batch_size=40), make_data(80))
     assert classifier.epochs[0].steps_taken == 2
