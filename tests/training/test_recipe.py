@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,15 @@ def test_an_epoch_visits_each_image_at_most_once_and_only_whole_batches() -> Non
     assert order.max() < 1000
 
 
+def test_each_epoch_leaves_other_images_out() -> None:
+    left_out = [
+        set(range(100)) - set(recipe.epoch_order(TrainConfig(), epoch=epoch, count=100).tolist())
+        for epoch in (1, 2)
+    ]
+    assert [len(images) for images in left_out] == [36, 36]
+    assert left_out[0] != left_out[1]
+
+
 def test_epochs_and_seeds_have_orders_of_their_own_that_repeat() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         return recipe.epoch_order(TrainConfig(seed=seed), epoch=epoch, count=640).tolist()
@@ -63,6 +74,24 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nearly_zero() -> None:
     assert (np.diff(rates[: peak + 1]) > 0).all()
     assert (np.diff(rates[peak:]) < 0).all()
     assert 0 < rates[-1] < 0.001
+
+
+def test_the_default_recipe_is_the_one_that_the_documentation_names() -> None:
+    config = TrainConfig()
+    path = Path(__file__).parents[2] / "docs" / "fairness.md"
+    text = " ".join(path.read_text(encoding="utf-8").split())
+    for sentence in (
+        f"Nesterov momentum {config.momentum:g} in PyTorch's form",
+        f"weight decay {config.weight_decay:.0e}".replace("e-04", "e-4"),
+        f"peak of {config.learning_rate:g} over",
+        f"half a cosine to the power {config.decay_power:g}",
+        f"Labels are smoothed by {config.label_smoothing:g}",
+    ):
+        assert sentence in text
+    assert "over a fifth of the steps" in text
+    assert config.warmup_fraction == 1 / 5
+    assert "the default of two epochs" in text
+    assert config.epochs == 2
 
 
 def test_the_learning_rate_falls_by_a_cosine_to_the_power_asked_for() -> None:
