@@ -83,6 +83,13 @@ def test_a_steady_difference_in_speed_has_a_winner_and_a_shaky_one_has_none() ->
     assert once["faster"] is None  # one run says nothing of chance
 
 
+def test_runs_of_equal_speed_have_no_winner() -> None:
+    speeds = {"images_per_second": [100.0, 90.0]}
+    (row,) = statistics.compare_frameworks([*_runs("torch", **speeds), *_runs("numpy", **speeds)])
+    assert row["speed_ratio"] == {"ratio": 1.0, "low": 1.0, "high": 1.0}
+    assert row["faster"] is None
+
+
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (1, 0), (3, 3), (2, 12), (30, 9)])
 def test_mcnemar_is_the_exact_binomial_test_on_what_only_one_read_wrong(
     only_first: int, only_second: int

@@ -24,8 +24,8 @@ from virtual_device import (
     make_start,
 )
 
-from mnist_cli.config import TrainConfig
-from mnist_cli.errors import DivergedError, UsageError
+from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import CheckpointError, DivergedError, UsageError
 from mnist_cli.training import augmentation, checkpoint, loop, recipe
 from mnist_cli.training.loop import Fit, TrainingData
 
@@ -232,6 +232,34 @@ def test_a_resumed_training_takes_the_steps_that_were_missing(
     ours, theirs = checkpoint.load(path), checkpoint.load(tmp_path / "whole.safetensors")
     for name, array in theirs.weights.items():
         np.testing.assert_array_equal(ours.weights[name], array)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"framework": "torch"}, "framework virtual, not torch"),
+        ({"dataset_sha256": "1"}, "dataset_sha256 0, not 1"),
+        ({"train_images": 79}, "train_images 80, not 79"),
+        ({"spec": ModelSpec("mlp", "sigmoid")}, "activation relu, not sigmoid"),
+        ({"config": TrainConfig(epochs=3, batch_size=4)}, "epochs 2, not 3"),
+        ({"config": TrainConfig(batch_size=4, weight_decay=0)}, "weight_decay 0.0005, not 0"),
+        ({"dataset": "the same data by another name"}, ""),
+        ({"versions": {"torch": "3"}}, ""),
+    ],
+)
+def test_a_training_is_resumed_only_with_equal_settings(
+    clock: Clock, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    config, data = TrainConfig(epochs=2, batch_size=4), make_data(80)
+    path = tmp_path / "model.safetensors"
+    _fit(clock, config, data, path=path)
+    wanted = replace(make_start(config, data), **changes)
+    if said:
+        with pytest.raises(CheckpointError, match=f"Cannot resume .*: it was trained with {said}"):
+            loop.resumable(path, wanted)
+    else:
+        assert loop.resumable(path, wanted).history
+    assert loop.resumable(tmp_path / "absent.safetensors", wanted) is wanted
 
 
 # --- What chooses ------------------------------------------------------------------------------

@@ -105,9 +105,10 @@ def test_the_learning_rate_falls_by_a_cosine_to_the_power_asked_for() -> None:
 
 
 @pytest.mark.parametrize("total_steps", [1, 2, 3])
-def test_the_shortest_schedules_are_still_positive_numbers(total_steps: int) -> None:
-    rates = recipe.learning_rates(TrainConfig(), total_steps)
+def test_the_shortest_schedules_reach_the_peak_and_stay_above_0(total_steps: int) -> None:
+    rates = recipe.learning_rates(TrainConfig(learning_rate=0.25), total_steps)
     assert rates.shape == (total_steps,)
+    assert rates[0] == rates.max() == 0.25
     assert (rates > 0).all()
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -139,16 +138,15 @@ def make_data(train: int, *, validation: int = 40, test: int = 20) -> TrainingDa
     )
 
 
-def make_start(config: TrainConfig, data: TrainingData, **changes: Any) -> Checkpoint:
+def make_start(config: TrainConfig, data: TrainingData) -> Checkpoint:
     """A training that has not begun; its weights are 0.25."""
-    values = {
-        "spec": SPEC,
-        "config": config,
-        "framework": "virtual",
-        "dataset": "made",
-        "dataset_sha256": "0",
-        "train_images": len(data.train.labels),
-        "history": (),
-        "weights": {n: np.full(s, 0.25, np.float32) for n, s in parameter_shapes(SPEC).items()},
-    }
-    return Checkpoint(**(values | changes))
+    return Checkpoint(
+        spec=SPEC,
+        config=config,
+        framework="virtual",
+        dataset="made",
+        dataset_sha256="0",
+        train_images=len(data.train.labels),
+        history=(),
+        weights={n: np.full(s, 0.25, np.float32) for n, s in parameter_shapes(SPEC).items()},
+    )
