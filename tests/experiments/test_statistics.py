@@ -75,6 +75,10 @@ def test_a_steady_difference_in_speed_has_a_winner_and_a_shaky_one_has_none() ->
         [*_runs("torch", images_per_second=[120.0, 121.0, 119.0]), *slow]
     )
     assert steady["faster"] == "torch"
+    (slower,) = statistics.compare_frameworks(
+        [*_runs("torch", images_per_second=[80.0, 81.0, 79.0]), *slow]
+    )
+    assert slower["faster"] == "numpy"
     (shaky,) = statistics.compare_frameworks(
         [*_runs("torch", images_per_second=[90.0, 150.0, 110.0]), *slow]
     )
@@ -112,6 +116,10 @@ def test_accuracy_has_a_winner_only_when_test_and_interval_agree() -> None:
     worse = _runs("numpy", test_errors=many, test_accuracy=[0.97, 0.971, 0.972])
     (clear,) = statistics.compare_frameworks([*_runs("torch", test_errors=few, **accuracy), *worse])
     assert clear["more_accurate"] == "torch"
+    (other_way,) = statistics.compare_frameworks(
+        [*worse, *_runs("torch", test_errors=few, **accuracy)]
+    )
+    assert (other_way["first"], other_way["more_accurate"]) == ("numpy", "torch")
     alike = _runs("torch", test_errors=many, **accuracy)
     (same_errors,) = statistics.compare_frameworks([*alike, *worse])
     assert same_errors["more_accurate"] is None

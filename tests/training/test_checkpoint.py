@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import mnist_cli
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, OutputError
 from mnist_cli.records import EpochRecord
@@ -84,6 +85,12 @@ def test_a_model_from_before_a_setting_has_what_was_then_the_only_choice(saved: 
     old = checkpoint.load(saved)
     assert old.config == TrainConfig(epochs=5, learning_rate=0.05, label_smoothing=0, decay_power=1)
     assert old.calibration is None
+
+
+def test_the_model_in_the_package_is_of_a_format_that_is_read() -> None:
+    # Model files of version 1 are out there: a program that reads no more of them is another one.
+    (path,) = (Path(mnist_cli.__file__).parent / "pretrained").glob("*.safetensors")
+    assert checkpoint.load(path).spec.arch == "cnn"
 
 
 def test_strided_weights_are_saved_with_their_own_values(model: Checkpoint, tmp_path: Path) -> None:

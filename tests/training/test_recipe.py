@@ -104,6 +104,14 @@ def test_the_learning_rate_falls_by_a_cosine_to_the_power_asked_for() -> None:
     assert cosine[20 + 39] == pytest.approx(0.5, abs=0.02)  # half way down
 
 
+def test_the_fall_is_half_a_cosine_that_would_end_at_0_one_step_after_the_last() -> None:
+    config = TrainConfig(learning_rate=1, warmup_fraction=1 / 3, decay_power=1)
+    rates = recipe.learning_rates(config, total_steps=6)
+    # Two steps up; then the cosine at 1/5, 2/5, 3/5 and 4/5 of its half period. float32.
+    falling = [(1 + np.cos(np.pi * fifths / 5)) / 2 for fifths in (1, 2, 3, 4)]
+    np.testing.assert_allclose(rates, [0.5, 1.0, *falling], rtol=1e-6)
+
+
 @pytest.mark.parametrize("total_steps", [1, 2, 3])
 def test_the_shortest_schedules_reach_the_peak_and_stay_above_0(total_steps: int) -> None:
     rates = recipe.learning_rates(TrainConfig(learning_rate=0.25), total_steps)
