@@ -58,6 +58,26 @@ def test_the_schema_notices_a_wrong_document() -> None:
         _validate({"schema_version": 1}, "experiment")
 
 
+def test_each_run_has_a_process_of_its_own_and_no_two_are_there_at_once(
+    mnist: Mnist, quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers: list[Any] = []
+    still_there: list[bool] = []
+    popen = subprocess.Popen
+
+    def start(command: Any, *arguments: Any, **options: Any) -> Any:
+        process = popen(command, *arguments, **options)
+        if "mnist_cli.runners.process" in command:  # and not git, say
+            still_there.extend(worker.poll() is None for worker in workers)
+            workers.append(process)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert mnist("compare", "--runs", 2, *quick).exit_code == 0
+    assert len(workers) == 4
+    assert not any(still_there)
+
+
 def test_one_killed_child_gives_five_rows_and_a_failure_row(
     mnist: Mnist, quick: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

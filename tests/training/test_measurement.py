@@ -88,23 +88,27 @@ def test_checks_of_a_target_are_evaluation_and_not_training(clock: Clock) -> Non
 def test_distorting_images_is_outside_the_clock_and_new_in_each_epoch(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = []
+    drawn: list[int] = []
 
     def augment(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         clock.now += 50
-        drawn.append(rng.integers(2**32))
+        drawn.append(int(rng.integers(2**32)))
         return pixels + np.uint8(len(drawn))
 
     monkeypatch.setattr(augmentation, "augment", augment)
-    data = make_data(80)
-    fit, classifier, _ = _fit(clock, TrainConfig(epochs=2, batch_size=2, augment=True), data)
+    data, config = make_data(80), TrainConfig(epochs=2, batch_size=2, augment=True)
+    fit, classifier, _ = _fit(clock, config, data)
     assert fit.history[-1].train_seconds == 80 * STEP_SECONDS
-    assert len(set(drawn)) == 2
     for number, epoch in enumerate(classifier.epochs[1:], start=1):
         expected = recipe.normalize(data.train_pixels + np.uint8(number))
         np.testing.assert_array_equal(epoch.images, expected)
     # Validation and test images are never distorted.
     assert {part for part, _ in classifier.predicted} == {VALIDATION, TEST}
+    # The distortions are those of the seed and the epoch, in any framework.
+    _fit(clock, config, data)
+    _fit(clock, replace(config, seed=1), data)
+    assert drawn[:2] == drawn[2:4]
+    assert len(set(drawn)) == 4
 
 
 def test_progress_tells_step_loss_and_speed(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
