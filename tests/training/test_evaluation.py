@@ -70,6 +70,7 @@ def test_errors_are_the_images_that_count_against_the_accuracy() -> None:
     assert evaluation.accuracy(logits, labels) == 0.5
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_report_has_the_metrics_of_scikit_learn(answers: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = answers
     report = evaluation.report(logits, labels, framework="f", checkpoint="c", dataset="d")
