@@ -64,6 +64,14 @@ def test_a_file_is_replaced_in_one_step_when_the_block_ends(tmp_path: Path) -> N
     assert path.stat().st_mode & 0o777 == 0o644  # others may read it; temporary files are private
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_writing_leaves_no_file_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        records.write_json(tmp_path / "record.json", {})
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_block_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text("old")
@@ -306,3 +314,12 @@ def test_peak_memory_without_proc_is_that_of_getrusage(
     # Linux counts in KiB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert records.peak_rss_mib() == pytest.approx(peak / 1024 / divisor, rel=0.01)
+
+
+def test_peak_memory_is_0_where_the_system_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows: its import fails
+    assert records.peak_rss_mib() == 0

@@ -371,6 +371,15 @@ def test_two_experiments_do_not_share_a_folder(
     compare(resume=True)
 
 
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_run(
+    compare: Callable[..., Any], execute: Runner, path: Path
+) -> None:
+    path.parent.write_text("in the way")
+    with pytest.raises(OutputError, match=r"Cannot write to the folder .*results: a part of this"):
+        compare()
+    assert execute.jobs == []
+
+
 def test_what_would_make_a_later_run_fail_is_found_before_the_first(
     execute: Runner, small_data: Path, path: Path
 ) -> None:

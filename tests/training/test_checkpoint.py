@@ -142,6 +142,28 @@ def test_metadata_names_the_accuracy_of_the_weights_in_the_file(
     assert len(metadata["history"]) == 3
 
 
+def test_a_model_predicts_in_float32_whatever_it_was_trained_in(model: Checkpoint) -> None:
+    built: dict[str, Any] = {}
+
+    class Adapter:
+        def build(self, spec: ModelSpec, config: TrainConfig, **options: Any) -> Any:
+            built.update(options, spec=spec, config=config)
+            return self
+
+        def import_weights(self, weights: Any) -> None:
+            built["weights"] = weights
+
+    mixed = replace(model, config=TrainConfig(precision="bfloat16", batch_size=32))
+    mixed.classifier(Adapter(), device="cuda", threads=3)  # type: ignore[arg-type]
+    assert built == {
+        "spec": model.spec,
+        "config": TrainConfig(batch_size=32),
+        "device": "cuda",
+        "threads": 3,
+        "weights": model.weights,
+    }
+
+
 def test_a_model_is_named_by_its_path_or_by_its_name_in_the_results(tmp_path: Path) -> None:
     results = tmp_path / "results"
     named = results / "models" / "torch-cnn.safetensors"

@@ -47,7 +47,9 @@ def test_huge_logits_overflow_nothing() -> None:
     # Right without doubt: 0. Wrong by 1000 and nine others alike: 1000 + log 9; the mean of both.
     expected = (1000 + math.log(9)) / 2
     assert evaluation.cross_entropy(logits, labels) == pytest.approx(expected)
-    assert evaluation.probabilities(logits)[0].tolist() == [0, 0, 1, *[0] * 7]
+    probabilities = evaluation.probabilities(logits)
+    assert probabilities[0].tolist() == [0, 0, 1, *[0] * 7]
+    np.testing.assert_allclose(probabilities[1], [1 / 9] * 3 + [0] + [1 / 9] * 6)
 
 
 def test_probabilities_are_the_softmax_of_each_row(answers: tuple[np.ndarray, np.ndarray]) -> None:
