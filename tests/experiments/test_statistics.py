@@ -75,12 +75,23 @@ def test_a_steady_difference_in_speed_has_a_winner_and_a_shaky_one_has_none() ->
         [*_runs("torch", images_per_second=[120.0, 121.0, 119.0]), *slow]
     )
     assert steady["faster"] == "torch"
+    (slower,) = statistics.compare_frameworks(
+        [*_runs("torch", images_per_second=[80.0, 81.0, 79.0]), *slow]
+    )
+    assert slower["faster"] == "numpy"
     (shaky,) = statistics.compare_frameworks(
         [*_runs("torch", images_per_second=[90.0, 150.0, 110.0]), *slow]
     )
     assert shaky["faster"] is None
     (once,) = statistics.compare_frameworks([*_runs("torch", images_per_second=[200.0]), *slow[:1]])
     assert once["faster"] is None  # one run says nothing of chance
+
+
+def test_runs_of_equal_speed_have_no_winner() -> None:
+    speeds = {"images_per_second": [100.0, 90.0]}
+    (row,) = statistics.compare_frameworks([*_runs("torch", **speeds), *_runs("numpy", **speeds)])
+    assert row["speed_ratio"] == {"ratio": 1.0, "low": 1.0, "high": 1.0}
+    assert row["faster"] is None
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (1, 0), (3, 3), (2, 12), (30, 9)])
@@ -105,6 +116,10 @@ def test_accuracy_has_a_winner_only_when_test_and_interval_agree() -> None:
     worse = _runs("numpy", test_errors=many, test_accuracy=[0.97, 0.971, 0.972])
     (clear,) = statistics.compare_frameworks([*_runs("torch", test_errors=few, **accuracy), *worse])
     assert clear["more_accurate"] == "torch"
+    (other_way,) = statistics.compare_frameworks(
+        [*worse, *_runs("torch", test_errors=few, **accuracy)]
+    )
+    assert (other_way["first"], other_way["more_accurate"]) == ("numpy", "torch")
     alike = _runs("torch", test_errors=many, **accuracy)
     (same_errors,) = statistics.compare_frameworks([*alike, *worse])
     assert same_errors["more_accurate"] is None
