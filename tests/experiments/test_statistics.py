@@ -138,6 +138,16 @@ def test_an_accuracy_is_compared_in_percentage_points_first_less_second() -> Non
     assert points["ci95"] == pytest.approx(12.706 * 0.25, abs=1e-3)
 
 
+def test_the_test_must_reject_for_every_seed() -> None:
+    first = _runs("torch", test_errors=[_wrong()] * 3, test_accuracy=[0.99, 0.991, 0.992])
+    many, few = _wrong(*range(40)), _wrong(0, 1)
+    for errors, winner in (([many] * 3, "torch"), ([many, few, many], None)):
+        second = _runs("numpy", test_errors=errors, test_accuracy=[0.97, 0.971, 0.972])
+        (row,) = statistics.compare_frameworks([*first, *second])
+        assert [test["p_value"] < 0.05 for test in row["mcnemar"]] == [e == many for e in errors]
+        assert row["more_accurate"] == winner
+
+
 def test_an_interval_of_nothing_but_0_does_not_exclude_it() -> None:
     same = {"test_accuracy": [0.97, 0.98, 0.99]}
     one = _runs("torch", test_errors=[_wrong()] * 3, **same)
