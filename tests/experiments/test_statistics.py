@@ -146,6 +146,10 @@ def test_the_test_must_reject_for_every_seed() -> None:
         (row,) = statistics.compare_frameworks([*first, *second])
         assert [test["p_value"] < 0.05 for test in row["mcnemar"]] == [e == many for e in errors]
         assert row["more_accurate"] == winner
+    # A single run has no interval: its test may reject by the chance of its seed.
+    (once,) = statistics.compare_frameworks([first[0], replace(second[0], test_errors=many)])
+    assert once["mcnemar"][0]["p_value"] < 0.05
+    assert once["more_accurate"] is None
 
 
 def test_an_interval_of_nothing_but_0_does_not_exclude_it() -> None:
