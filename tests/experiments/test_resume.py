@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mnist_cli.experiments import run as experiment_run
 from mnist_cli.experiments.document import load_document
 
 Mnist = Callable[..., Outcome]
+Start = Callable[..., subprocess.Popen[str]]
 # What differs from one measurement to the next; all else must be equal.
 MEASURED = re.compile(r"seconds|per_second|peak_rss|created|time_to_accuracy|speed|faster")
 
@@ -38,15 +39,27 @@ def quick(small_data: Path, tmp_path: Path) -> list[str]:
     return [*options, "--results-dir", str(tmp_path / "results")]
 
 
-def _start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mnist_cli", *command],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start ``mnist`` with arguments and variables; what still runs at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mnist_cli", *command],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def _wait_for_runs(partial: Path, count: int) -> None:
@@ -60,11 +73,16 @@ def _wait_for_runs(partial: Path, count: int) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_comparison_killed_in_run_4_of_6_resumes_to_the_unbroken_document(
-    mnist: Mnist, quick: list[str], tmp_path: Path, small_data: Path, sent: signal.Signals
+    mnist: Mnist,
+    quick: list[str],
+    tmp_path: Path,
+    start: Start,
+    small_data: Path,
+    sent: signal.Signals,
 ) -> None:
     command = ["compare", "--runs", "3", *quick]
     # Three rounds of two networks, every other one in reverse: the fourth run never ends.
-    process = _start(command, FAKE_FRAMEWORK="sleep 1", FAKE_FRAMEWORK_ONLY="cnn 1")
+    process = start(command, FAKE_FRAMEWORK="sleep 1", FAKE_FRAMEWORK_ONLY="cnn 1")
     partial = tmp_path / "results" / "comparison_results.partial.json"
     _wait_for_runs(partial, 3)
     process.send_signal(sent)  # to the parent alone: the child must notice
@@ -87,11 +105,11 @@ def test_a_comparison_killed_in_run_4_of_6_resumes_to_the_unbroken_document(
 
 
 def test_a_kill_in_the_first_run_resumes_with_none_of_the_last_comparison(
-    mnist: Mnist, quick: list[str], tmp_path: Path
+    mnist: Mnist, quick: list[str], tmp_path: Path, start: Start
 ) -> None:
     mnist("compare", "--arch", "mlp", *quick)
     command = ["compare", "--runs", "2", *quick]
-    process = _start(command, FAKE_FRAMEWORK="sleep 1")
+    process = start(command, FAKE_FRAMEWORK="sleep 1")
     _wait_for_runs(tmp_path / "results" / "comparison_results.partial.json", 0)
     process.kill()
     process.communicate()
@@ -168,9 +186,9 @@ def test_runs_of_another_machine_or_data_are_not_resumed(
 
 
 def test_starting_anew_keeps_an_unfinished_comparison_aside(
-    mnist: Mnist, quick: list[str], tmp_path: Path
+    mnist: Mnist, quick: list[str], tmp_path: Path, start: Start
 ) -> None:
-    process = _start(["compare", *quick], FAKE_FRAMEWORK="sleep 1", FAKE_FRAMEWORK_ONLY="mlp 0")
+    process = start(["compare", *quick], FAKE_FRAMEWORK="sleep 1", FAKE_FRAMEWORK_ONLY="mlp 0")
     partial = tmp_path / "results" / "comparison_results.partial.json"
     _wait_for_runs(partial, 1)
     process.kill()
@@ -183,12 +201,12 @@ def test_starting_anew_keeps_an_unfinished_comparison_aside(
 
 
 def test_an_unfinished_comparison_leaves_the_last_whole_one_in_place(
-    mnist: Mnist, quick: list[str], tmp_path: Path
+    mnist: Mnist, quick: list[str], tmp_path: Path, start: Start
 ) -> None:
     mnist("compare", "--arch", "mlp", *quick)
     path = tmp_path / "results" / "comparison_results.json"
     before = path.read_text()
-    process = _start(["compare", *quick], FAKE_FRAMEWORK="sleep 1", FAKE_FRAMEWORK_ONLY="mlp 0")
+    process = start(["compare", *quick], FAKE_FRAMEWORK="sleep 1", FAKE_FRAMEWORK_ONLY="mlp 0")
     _wait_for_runs(path.with_suffix(".partial.json"), 1)
     process.kill()
     process.communicate()

@@ -130,6 +130,37 @@ def test_accuracy_has_a_winner_only_when_test_and_interval_agree() -> None:
     assert overlap["more_accurate"] is None
 
 
+def test_an_accuracy_is_compared_in_percentage_points_first_less_second() -> None:
+    runs = [*_runs("torch", test_accuracy=[0.98, 0.985]), *_runs("numpy", test_accuracy=[0.99] * 2)]
+    points = statistics.compare_frameworks(runs)[0]["accuracy_points"]
+    assert points["mean"] == pytest.approx(-0.75)
+    # Differences of -1 and -0.5: standard error 0.25; t with one degree of freedom is 12.706.
+    assert points["ci95"] == pytest.approx(12.706 * 0.25, abs=1e-3)
+
+
+def test_the_test_must_reject_for_every_seed() -> None:
+    first = _runs("torch", test_errors=[_wrong()] * 3, test_accuracy=[0.99, 0.991, 0.992])
+    many, few = _wrong(*range(40)), _wrong(0, 1)
+    for errors, winner in (([many] * 3, "torch"), ([many, few, many], None)):
+        second = _runs("numpy", test_errors=errors, test_accuracy=[0.97, 0.971, 0.972])
+        (row,) = statistics.compare_frameworks([*first, *second])
+        assert [test["p_value"] < 0.05 for test in row["mcnemar"]] == [e == many for e in errors]
+        assert row["more_accurate"] == winner
+    # A single run has no interval: its test may reject by the chance of its seed.
+    (once,) = statistics.compare_frameworks([first[0], replace(second[0], test_errors=many)])
+    assert once["mcnemar"][0]["p_value"] < 0.05
+    assert once["more_accurate"] is None
+
+
+def test_an_interval_of_nothing_but_0_does_not_exclude_it() -> None:
+    same = {"test_accuracy": [0.97, 0.98, 0.99]}
+    one = _runs("torch", test_errors=[_wrong()] * 3, **same)
+    other = _runs("numpy", test_errors=[_wrong(*range(40))] * 3, **same)
+    (row,) = statistics.compare_frameworks([*one, *other])
+    assert row["accuracy_points"]["ci95"] == 0
+    assert row["more_accurate"] is None
+
+
 def test_architectures_are_compared_within_a_framework_only() -> None:
     runs = [
         *_runs("torch", "cnn", test_accuracy=[0.99], train_seconds=[60.0]),

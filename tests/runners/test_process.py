@@ -209,13 +209,14 @@ def test_a_worker_that_ends_without_a_result_is_a_crash(
 
 
 def test_a_crash_keeps_all_that_the_worker_printed(
-    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+    job: TrainJob, started: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_FRAMEWORK", "crash 1")
     with pytest.raises(FrameworkError, match="RuntimeError: the fake framework broke") as caught:
         process.run(job, _ignore)
     assert "frameworks print what they like" in caught.value.details
     assert "Traceback" in caught.value.details
+    assert started[0].returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -330,15 +331,21 @@ def test_without_a_timeout_a_run_may_take_its_time(
     assert process.run(job, _ignore) == {}
 
 
-def test_a_worker_whose_parent_is_gone_ends() -> None:
-    # Standard input closes without a job's end; the worker is still importing or training.
+@pytest.mark.parametrize(
+    ("handler", "exit_code"), [("signal.SIG_DFL", -signal.SIGTERM), ("signal.SIG_IGN", 1)]
+)
+def test_a_worker_whose_parent_is_gone_ends_even_if_it_cannot_handle_a_signal(
+    handler: str, exit_code: int
+) -> None:
     code = (
-        "import os, sys, threading, time\n"
+        "import signal, threading, time\n"
         "from mnist_cli.runners import process\n"
+        "process._GRACE_SECONDS = 0.1\n"
+        f"signal.signal(signal.SIGTERM, {handler})\n"
         "threading.Thread(target=process._follow_parent, daemon=True).start()\n"
         "time.sleep(600)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert child.stdin is not None
     child.stdin.close()
-    assert child.wait(60) == -signal.SIGTERM
+    assert child.wait(60) == exit_code
