@@ -96,7 +96,7 @@ def test_a_run_that_hangs_past_the_timeout_becomes_a_failure(
     monkeypatch.setenv("FAKE_FRAMEWORK", "sleep 1")
     outcome = mnist("compare", "--arch", "mlp", "--timeout", 3, "--json", *quick)
     assert outcome.exit_code == 1
-    assert "stopped after 3 s, the --timeout" in outcome.document["failures"][0]["error"]
+    assert "stopped after 3 s, the timeout" in outcome.document["failures"][0]["error"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from made_records import make_record
 
@@ -48,8 +49,21 @@ def test_one_framework_is_faster_only_where_the_interval_excludes_equality(
 ) -> None:
     slow = _runs("numpy", images_per_second=[100.0] * len(speeds))
     (sentence,) = _said(*_runs("torch", images_per_second=speeds), *slow)
-    assert sentence.startswith("CNN: PyTorch is ")
-    assert said in sentence.partition(" Test accuracy")[0]
+    faster, slower = ("PyTorch", "NumPy") if np.mean(speeds) > 100 else ("NumPy", "PyTorch")
+    assert sentence.startswith(f"CNN: {faster} is ")  # the ratio is above 1
+    speed = sentence.partition(" Test accuracy")[0]
+    assert f" as fast as {slower}" in speed
+    assert said in speed
+
+
+def test_a_reversed_ratio_has_reversed_bounds_and_the_difference_the_other_sign() -> None:
+    slow = _runs("numpy", images_per_second=[100.0] * 3, test_accuracy=[0.98, 0.981, 0.982])
+    fast = _runs("torch", images_per_second=[200.0, 210.0, 190.0], test_accuracy=[0.98] * 3)
+    (one,) = _said(*fast, *slow)
+    (other,) = _said(*slow, *fast)
+    assert one == other
+    assert one.startswith("CNN: PyTorch is 2.00x (95% CI 1.76 to 2.26) as fast as NumPy")
+    assert "differs by -0.10 pp" in one
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,9 @@ def test_a_worker_that_ends_without_a_result_is_a_crash(
 ) -> None:
     worker("""echo '{"event": "phase", "name": "loading"}'""")
     events: list[dict[str, Any]] = []
-    with pytest.raises(FrameworkError, match=r"The fake process crashed: it said nothing\. Run it"):
+    with pytest.raises(
+        FrameworkError, match=r"The fake process crashed: it printed nothing\. Run it"
+    ):
         process.run(job, events.append)
     assert events == [{"event": "phase", "name": "loading"}]
 
@@ -232,7 +234,7 @@ def test_a_crash_says_how_it_ended_and_what_was_said_last(
 ) -> None:
     stderr = io.StringIO()
     stderr.write("the first line\n  the last line  \n\n")
-    assert said in str(process._crash(job, exit_code, stderr))
+    assert said in str(process._crash_error(job, exit_code, stderr))
 
 
 # --- The end -----------------------------------------------------------------------------------
@@ -310,9 +312,7 @@ def test_a_run_past_its_timeout_is_stopped_and_one_before_it_is_not(
     job: TrainJob, started: Processes, worker: Callable[[str], None]
 ) -> None:
     worker("exec sleep 600")
-    with pytest.raises(
-        FrameworkError, match=r"fake process was stopped after 0\.2 s, the --timeout"
-    ):
+    with pytest.raises(FrameworkError, match=r"fake process was stopped after 0\.2 s, the timeout"):
         process.run(job, _ignore, timeout_seconds=0.2)
     assert started[0].returncode == -signal.SIGKILL
     worker("""echo '{"event": "result", "result": {}}'""")
@@ -342,7 +342,7 @@ def test_a_worker_whose_parent_is_gone_ends_even_if_it_cannot_handle_a_signal(
         "from mnist_cli.runners import process\n"
         "process._GRACE_SECONDS = 0.1\n"
         f"signal.signal(signal.SIGTERM, {handler})\n"
-        "threading.Thread(target=process._follow_parent, daemon=True).start()\n"
+        "threading.Thread(target=process._exit_with_parent, daemon=True).start()\n"
         "time.sleep(600)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
