@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from mnist_cli.arrays import Array
-from mnist_cli.pictures.ink import MIN_PAGE_SIDE, Ink
+from mnist_cli.pictures.borders import MIN_PAGE_SIDE
+from mnist_cli.pictures.ink import Ink
 
 # Left, top, right and bottom of a bounding box in pixels, right and bottom exclusive.
 Box: TypeAlias = tuple[int, int, int, int]

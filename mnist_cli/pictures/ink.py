@@ -13,15 +13,13 @@ import numpy as np
 
 from mnist_cli.arrays import Array
 from mnist_cli.errors import PictureError
+from mnist_cli.pictures.borders import MIN_PAGE_SIDE, border_of, downscaled, without_surroundings
 from mnist_cli.pictures.opening import MIN_CONTRAST
 from mnist_cli.pictures.ruled_lines import line_pixels, long_line_bands
 
 NO_DIGIT = "no digit found"
 # Pixels of the longer side: a digit cannot be distinguished from a speck of fewer.
 MIN_DIGIT_SIDE = 5
-# Pixels: smaller pictures are crops of a digit or a few, so neither the edges of a sheet nor ruled
-# lines are searched for.
-MIN_PAGE_SIDE = 100
 
 # Pixels of the longer side: illumination and colour vary slowly, and are estimated at this size.
 _COARSE_SIDE = 256
@@ -91,11 +89,11 @@ def find_ink(pixels: Array) -> Ink:
     """
     if max(pixels.shape[:2]) < MIN_DIGIT_SIDE:
         raise PictureError(NO_DIGIT)
-    grey = _grey(_without_surroundings(pixels))
+    grey = _grey(without_surroundings(pixels))
     low, high = float(grey.min()), float(grey.max())
     if high - low < MIN_CONTRAST:
         raise PictureError(NO_DIGIT)
-    paper = float(np.median(_border(grey)))
+    paper = float(np.median(border_of(grey)))
     full_ink = low if paper - low >= high - paper else high
     ink = _clean_ink(grey, paper, full_ink)
     is_clean = ink is not None
@@ -164,7 +162,7 @@ def _grey(pixels: Array) -> Array:
         return pixels.astype(np.float32)
     if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
         return pixels[..., 0].astype(np.float32)
-    small = _downscaled(pixels, _COARSE_SIDE).astype(np.float32)
+    small = downscaled(pixels, _COARSE_SIDE).astype(np.float32)
     sigma = max(small.shape) / 8
     mean = np.asarray(cv2.GaussianBlur(small, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
     difference = (small - mean).reshape(-1, 3)
@@ -176,84 +174,6 @@ def _grey(pixels: Array) -> Array:
     offset = -255 * axis[axis < 0].sum()
     weights = np.append(axis, offset).astype(np.float32)
     return np.asarray(cv2.transform(pixels.astype(np.float32), weights[None]))
-
-
-def _downscaled(values: Array, side: int) -> Array:
-    """Return a picture with its longer side at most ``side`` pixels, by averaging areas."""
-    height, width = values.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return values
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
-
-
-def _border(grey: Array) -> Array:
-    """Return the outermost pixels of a picture (H, W) as one row (2 H + 2 W,)."""
-    return np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-
-
-# --- A sheet of paper on darker surroundings -----------------------------------------------------
-
-
-def _without_surroundings(pixels: Array) -> Array:
-    """Return pixels with the surroundings of a bright sheet replaced by paper, if there are any.
-
-    ``pixels`` is uint8, (H, W) or (H, W, 3), and so is the result.
-    """
-    if min(pixels.shape[:2]) < MIN_PAGE_SIDE:
-        return pixels
-    small = _downscaled(pixels, _COARSE_SIDE)
-    sheet = _sheet_mask(small)
-    if sheet is None:
-        return pixels
-    # The paper without its ink, by a closing; then continued beyond the edges of the sheet.
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (65, 65))
-    paper = cv2.morphologyEx(small, cv2.MORPH_CLOSE, kernel, borderType=cv2.BORDER_REPLICATE)
-    outside = 1 - cv2.erode(sheet, np.ones((3, 3), np.uint8))
-    filled = cv2.inpaint(cv2.medianBlur(paper, 5), outside, 3, cv2.INPAINT_TELEA)
-    size = (pixels.shape[1], pixels.shape[0])
-    filled = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR)
-    on_sheet = cv2.resize(sheet, size, interpolation=cv2.INTER_NEAREST) > 0
-    return np.where(on_sheet if pixels.ndim == 2 else on_sheet[..., None], pixels, filled)
-
-
-def _sheet_mask(small: Array) -> Array | None:
-    """Return the mask (H, W) uint8, 1 on a bright sheet on darker surroundings, or None.
-
-    The sheet is the convex hull of the largest bright region, if that is a polygon of few corners
-    with some dark writing on it.
-    """
-    brightness = cv2.medianBlur(small if small.ndim == 2 else small.max(axis=2), 5)
-    # Logarithmic, because a shadow multiplies: paper in shadow then stays nearer to paper in light
-    # than to the surroundings. 46 maps the logarithm of 256 to 255.
-    logarithms = np.rint(46 * np.log1p(brightness.astype(np.float32))).astype(np.uint8)
-    _, bright = cv2.threshold(logarithms, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    contours, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not contours:  # the whole picture is black
-        return None
-    outline = max(contours, key=cv2.contourArea)
-    hull = cv2.convexHull(outline)
-    corners = cv2.approxPolyDP(hull, 0.02 * cv2.arcLength(hull, True), True)
-    area = cv2.contourArea(hull)
-    left, top, box_width, box_height = cv2.boundingRect(hull)
-    height, width = brightness.shape
-    touches = (left == 0, top == 0, left + box_width == width, top + box_height == height)
-    # A shadow's edge runs from one side of the picture to another, so a region that touches two
-    # sides may be light, not a sheet. A bright 0 has round sides: they take eight corners.
-    if (
-        sum(touches) > 1
-        or area < 0.1 * brightness.size
-        or len(corners) > 6
-        or cv2.contourArea(corners) < 0.92 * area
-        or cv2.contourArea(outline) < 0.75 * area
-    ):
-        return None
-    sheet = cv2.fillConvexPoly(np.zeros_like(brightness), corners, 1)
-    sheet = np.asarray(cv2.erode(sheet, np.ones((7, 7), np.uint8), borderValue=1))
-    inside = brightness[sheet > 0]
-    written = np.count_nonzero(inside < 0.75 * np.median(inside)) / max(1, inside.size)
-    return sheet if 0.0003 < written < 0.4 else None
 
 
 # --- Illumination correction ---------------------------------------------------------------------
@@ -268,7 +188,7 @@ def _corrected_strength(grey: Array) -> tuple[Array, float, Array] | None:
     """
     if max(grey.shape) >= 400:
         grey = cv2.GaussianBlur(grey, (3, 3), 0)  # against sensor noise; strokes are wider here
-    small = cv2.medianBlur(_downscaled(grey, _COARSE_SIDE), 3)
+    small = cv2.medianBlur(downscaled(grey, _COARSE_SIDE), 3)
     if not _has_dark_ink(small):
         small, grey = 255 - small, 255 - grey
     light = np.maximum(_illumination(small), _MIN_LIGHT_LEVELS)
@@ -279,7 +199,7 @@ def _corrected_strength(grey: Array) -> tuple[Array, float, Array] | None:
     # below it is the paper's noise, whatever ink lies above. 1.4826 times the median absolute
     # deviation estimates the standard deviation of normal noise.
     sample = strength[:: max(1, height // 500), :: max(1, width // 500)]
-    paper = float(min(np.median(sample), np.median(_border(strength))))
+    paper = float(min(np.median(sample), np.median(border_of(strength))))
     noise = 1.4826 * float(np.median(paper - sample[sample <= paper]))
     strength -= np.float32(paper)
     above_noise = strength[strength > max(5 * noise, 0.05)]
@@ -311,7 +231,7 @@ def _has_dark_ink(small: Array) -> bool:
 
     Decided by the tone of the border if that is uniform, else by the sign of the sharp details.
     """
-    border = _border(small)
+    border = border_of(small)
     low, high = np.percentile(small, (1, 99))
     if np.subtract(*np.percentile(border, (90, 10))) < _UNIFORM_BORDER_SPREAD * (high - low):
         paper = float(np.median(border))

@@ -338,7 +338,11 @@ def enlarged_digits() -> tuple[list[Array], list[str]]:
     pages = []
     for image in data.images:
         large = cv2.resize(
-            np.rint(image * 255 / 16).astype(np.uint8), None, fx=12, fy=12, interpolation=cv2.INTER_CUBIC
+            np.rint(image * 255 / 16).astype(np.uint8),
+            None,
+            fx=12,
+            fy=12,
+            interpolation=cv2.INTER_CUBIC,
         )
         pages.append(255 - np.pad(large, 24))
     return pages, [str(label) for label in data.target]
