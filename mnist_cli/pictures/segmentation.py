@@ -23,7 +23,8 @@ from mnist_cli.pictures.components import (
     without_hairs,
 )
 from mnist_cli.pictures.ink import Ink
-from mnist_cli.pictures.touching import MIN_ASPECT_OF_SEVERAL, split_touching
+from mnist_cli.pictures.lines import text_lines
+from mnist_cli.pictures.touching import best_digits, line_candidates
 
 # N components -> the evidence (N,) that each shows a digit, by `evaluation.evidence`. A softmax's
 # probabilities would not do: they only compare digits, and two that touch may look like a sure 3.
@@ -54,12 +55,15 @@ def segment(ink: Ink, *, single: bool, evidence: ComponentEvidence | None) -> li
     components = without_hairs(components)
     if evidence is None:
         return components
-    wide = [each for each in components if each.width >= MIN_ASPECT_OF_SEVERAL * each.height]
-    digits = [component for component in components if component not in wide]
-    if wide:
-        for component, alone in zip(wide, evidence(wide).tolist(), strict=True):
-            digits += split_touching(component, ink.strength, evidence, whole_evidence=alone)
-    return digits
+    lines = [line_candidates(line, ink.strength) for line in text_lines(components)]
+    parts = [part for line in lines for part in line.parts.values()]
+    found = evidence(parts)
+    ends = np.cumsum([len(line.parts) for line in lines])[:-1]
+    return [
+        digit
+        for line, own in zip(lines, np.split(found, ends), strict=True)
+        for digit in best_digits(line, own)
+    ]
 
 
 def _with_fragments_joined(components: list[Component], height: float) -> list[Component]:

@@ -1,30 +1,36 @@
-"""Split digits that touch: over-segmentation, with the classifier choosing among possible cuts.
+"""Read a line of components as digits: which to cut, which to join.
 
-As in LeCun et al., "Gradient-based learning applied to document recognition" (1998), section V.
+Over-segmentation, with dynamic programming over the whole line and the classifier's evidence as the
+score of each part: as in LeCun et al., "Gradient-based learning applied to document recognition"
+(1998), section V.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from mnist_cli.arrays import Array
-from mnist_cli.pictures.components import Component
+from mnist_cli.pictures.components import Component, digit_height, union
 
-# Aspect ratio, width to height. A component narrower than the first is one digit, one wider than
-# the second is several: of MNIST's validation digits 42% and 1% are wider.
-MIN_ASPECT_OF_SEVERAL = 0.85
+# Aspect ratio, width to height: of MNIST's validation digits 42% are wider than the first, 1% than
+# the second. A component narrower than the first is not cut, no digit is wider than the second.
+_MIN_ASPECT_OF_SEVERAL = 0.85
 _MAX_ASPECT_OF_ONE = 1.4
-# Evidence, log(sum(exp(logits))) of the model in this package, measured on validation digits. With
-# at least `_CERTAIN_EVIDENCE` a component is one digit: three in four of the wide digits have it,
-# and one in twenty touching pairs. The parts must have `_MIN_GAIN` more evidence than the whole:
-# with it 2 of 5,000 whole digits are cut (7 with 0.5), and from 2.5 on more pairs stay uncut. Parts
-# with less than `_MIN_EVIDENCE` are no digits: 2 in 1,000 of the wide digits have less.
-_CERTAIN_EVIDENCE = 14.0
-_MIN_GAIN = 1.5
-_MIN_EVIDENCE = 6.0
+# Fraction of the line's typical height and width beyond which a component is cut in any case.
+_MIN_WIDTH_OF_SEVERAL = 0.85
+# Fractions of the line's height between which components may be parts of one digit.
+_MAX_GAP_IN_DIGIT = 0.08
+# Evidence at which a part is as likely a digit as no digit, and above which more says nothing: so
+# one part that is a clear digit cannot outweigh another that is none.
+_EVEN_EVIDENCE = 11.3
+_MAX_EVIDENCE = 16.0
+# Evidence that a digit loses for each tenth that it is flatter or lower than others in its line.
+_FLATNESS_COST = 1.0
+_LOWNESS_COST = 1.0
 
 # Pixels: cuts are searched for in ink scaled to this height. That is enough for a cut to curve
 # between two digits, and too little for it to follow a loop.
@@ -34,60 +40,96 @@ _CUT_REACH = 4  # pixels at that height by which a cut may deviate from its posi
 _DEVIATION_COST = 0.01  # strength of ink: a straight cut wins where there is no ink at all
 
 
-def split_touching(
-    component: Component,
-    strength: Array,
-    evidence: Callable[[Sequence[Component]], Array],
-    *,
-    whole_evidence: float,
-) -> list[Component]:
-    """Return the digits in a wide component, or the component itself if it is one digit.
+@dataclass(frozen=True, eq=False)
+class LineCandidates:
+    """The possible digits of a line of components.
 
-    ``strength`` (H, W), 0-1, is the picture's ink. ``evidence`` returns the evidence (N,) that each
-    of N components shows a digit; ``whole_evidence`` is that of the component itself.
-
-    Of all sequences of parts between possible cuts, dynamic programming finds the one whose part
-    with the least evidence has the most. It is returned if that is more than the whole has.
+    ``parts`` maps (start, end) to the ink between two of the line's ``last`` + 1 cuts, 0 and
+    ``last`` being its ends. ``height`` is that of a digit in pixels.
     """
-    aspect = component.width / component.height
-    if aspect < _MAX_ASPECT_OF_ONE and whole_evidence >= _CERTAIN_EVIDENCE:
-        return [component]
-    cuts = _cuts(component, strength)
-    last = len(cuts) - 1
-    parts = {
-        (start, end): part
-        for end in range(1, last + 1)
-        for start in range(end)
-        if (start, end) != (0, last)
-        and (cuts[end] - cuts[start]).mean() <= _MAX_ASPECT_OF_ONE * component.height
-        and (part := _part_between(component, cuts[start], cuts[end])) is not None
+
+    parts: dict[tuple[int, int], Component]
+    last: int
+    height: float
+
+
+def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidates:
+    """Return the possible digits of a line: components, parts of them, and neighbours joined.
+
+    ``strength`` (H, W), 0-1, is the picture's ink.
+    """
+    height = digit_height(line)
+    parts: dict[tuple[int, int], Component] = {}
+    start = 0
+    previous: list[tuple[int, Component]] = []  # the last parts of the component before
+    for component in line:
+        cuts = _cuts(component, strength, height)
+        last = len(cuts) - 1
+        own = {
+            (first, end): part
+            for end in range(1, last + 1)
+            for first in range(end)
+            if (cuts[end] - cuts[first]).mean()
+            <= _MAX_ASPECT_OF_ONE * max(height, component.height)
+            and (part := _part_between(component, cuts[first], cuts[end])) is not None
+        }
+        own[0, last] = component  # so that there is a way through the line
+        parts |= {(start + first, start + end): part for (first, end), part in own.items()}
+        for before, left in previous:
+            for (first, end), right in own.items():
+                if first == 0 and _may_be_one(left, right, height):
+                    parts[before, start + end] = union([left, right])
+        previous = [(start + first, part) for (first, end), part in own.items() if end == last]
+        start += last
+    return LineCandidates(parts, start, height)
+
+
+def best_digits(candidates: LineCandidates, evidence: Array) -> list[Component]:
+    """Return the sequence of parts from one end of the line to the other with the most evidence.
+
+    ``evidence`` (N,) is that of each of ``candidates.parts``, in their order.
+    """
+    best: list[tuple[float, list[Component]]] = [(0.0, [])]
+    score = {
+        place: _score(part, own, candidates.height)
+        for (place, part), own in zip(candidates.parts.items(), evidence.tolist(), strict=True)
     }
-    if not parts:
-        return [component]
-    part_evidence = dict(zip(parts, evidence(list(parts.values())).tolist(), strict=True))
-    # For each cut: the least evidence among the best parts up to it, and those parts.
-    best: list[tuple[float, list[Component]]] = [(np.inf, [])]
-    for end in range(1, last + 1):
-        candidates = [
-            (
-                min(best[start][0], part_evidence[start, end]),
-                [*best[start][1], parts[start, end]],
-            )
+    for end in range(1, candidates.last + 1):
+        ways = [
+            (best[start][0] + score[start, end], [*best[start][1], candidates.parts[start, end]])
             for start in range(end)
-            if (start, end) in parts and best[start][0] > -np.inf
+            if (start, end) in score and best[start][0] > -np.inf
         ]
-        best.append(max(candidates, key=lambda candidate: candidate[0], default=(-np.inf, [])))
-    least, digits = best[last]
-    return digits if least > max(whole_evidence + _MIN_GAIN, _MIN_EVIDENCE) else [component]
+        best.append(max(ways, key=lambda way: way[0], default=(-np.inf, [])))
+    return best[-1][1]
 
 
-def _cuts(component: Component, strength: Array) -> list[Array]:
+def _score(part: Component, evidence: float, height: float) -> float:
+    """Return how much more likely a part is a digit than not, in units of evidence."""
+    flatness = max(0.0, part.width / height - 1.1)
+    lowness = max(0.0, 0.75 - part.height / height)
+    cost = 10 * (_FLATNESS_COST * flatness + _LOWNESS_COST * lowness)
+    return min(evidence, _MAX_EVIDENCE) - _EVEN_EVIDENCE - cost
+
+
+def _may_be_one(left: Component, right: Component, height: float) -> bool:
+    """Return whether two neighbours are near and small enough to be one digit together."""
+    gap = max(left.box[0], right.box[0]) - min(left.box[2], right.box[2])
+    width = max(left.box[2], right.box[2]) - min(left.box[0], right.box[0])
+    rows = max(left.box[3], right.box[3]) - min(left.box[1], right.box[1])
+    return gap <= _MAX_GAP_IN_DIGIT * height and width <= 1.1 * height and rows <= 1.25 * height
+
+
+def _cuts(component: Component, strength: Array, height: float) -> list[Array]:
     """Return possible cuts through a component, from its left edge to its right edge.
 
     A cut is (H,) float64: the column, in pixels, at each of the component's H rows. The first and
     the last are its edges, each other one is the seam with the least ink near one of several
-    positions.
+    positions. ``height`` is that of a digit in pixels.
     """
+    edges = [np.zeros(component.height), np.full(component.height, component.width)]
+    if component.width < _MIN_ASPECT_OF_SEVERAL * min(height, component.height):
+        return edges
     left, top, right, bottom = component.box
     own = np.where(component.mask, strength[top:bottom, left:right], 0).astype(np.float32)
     scale = _CUT_HEIGHT / component.height
@@ -100,7 +142,7 @@ def _cuts(component: Component, strength: Array) -> list[Array]:
     seams = _seams(small, centers, reach=_CUT_REACH)
     y, small_y = np.arange(component.height), (np.arange(_CUT_HEIGHT) + 0.5) / scale
     inner = [np.interp(y, small_y, (seam + 0.5) / scale) for seam in seams]
-    return [np.zeros(component.height), *inner, np.full(component.height, component.width)]
+    return [edges[0], *inner, edges[1]]
 
 
 def _seams(strength: Array, centers: Array, *, reach: int) -> Array:
