@@ -83,13 +83,15 @@ def digit_height(components: Sequence[Component]) -> float:
     return float(np.median(heights[heights >= heights.max() / 2]))
 
 
-def find_components(ink: Ink) -> list[Component]:
-    """Return the connected components of ink without textures, frames and dark picture edges.
+def find_components(ink: Ink) -> tuple[list[Component], list[Component]]:
+    """Return the connected components of ink, and apart textures, frames and dark picture edges.
 
-    The list is empty if nothing of a digit's size is left.
+    The first list is empty if nothing of a digit's size is left.
     """
-    components = _connected_components(ink.mask, ink.strong, ink.min_digit_side)
-    return _without_clutter(components, ink.mask.shape, ink.min_digit_side)
+    found = _connected_components(ink.mask, ink.strong, ink.min_digit_side)
+    components = _without_clutter(found, ink.mask.shape, ink.min_digit_side)
+    kept = {id(component) for component in components}
+    return components, [component for component in found if id(component) not in kept]
 
 
 def _connected_components(mask: Array, strong: Array, min_digit_side: float) -> list[Component]:

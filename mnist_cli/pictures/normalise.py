@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -28,8 +28,8 @@ from mnist_cli.arrays import IMAGE_SIZE, Array
 from mnist_cli.errors import PictureError
 from mnist_cli.pictures.components import Box, Component
 from mnist_cli.pictures.ink import NO_DIGIT, Ink, find_ink
-from mnist_cli.pictures.lines import text_lines
 from mnist_cli.pictures.opening import Source, open_picture
+from mnist_cli.pictures.page import text_lines, upright_page
 from mnist_cli.pictures.segmentation import segment
 
 # What `prepare` may raise beside `PictureError`, if a picture meets a defect of this program.
@@ -62,39 +62,75 @@ class PreparedDigit:
     line: int
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedPage(Sequence[PreparedDigit]):
+    """The digits of a picture in reading order.
+
+    ``rotation`` is by how many degrees clockwise the picture was turned to be read, a multiple of
+    90. ``rejected`` are the boxes of what looked like ink but like no digit.
+    """
+
+    digits: tuple[PreparedDigit, ...]
+    rotation: int
+    rejected: tuple[Box, ...]
+
+    def __len__(self) -> int:
+        return len(self.digits)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.digits[index]
+
+
 def prepare(
-    source: Source, *, single: bool = False, evidence: Evidence | None = None
-) -> list[PreparedDigit]:
+    source: Source,
+    *,
+    single: bool = False,
+    rotation: int | None = None,
+    evidence: Evidence | None = None,
+) -> PreparedPage:
     """Return the digits of a picture in reading order, each as MNIST would hold it.
 
-    ``single`` takes all ink as one digit. ``evidence`` decides where shape does not: whether wide
-    ink is two digits that touch. Without it, touching digits stay one. Raises `PictureError` for a
-    picture that cannot be read or shows no digit.
+    ``single`` takes all ink as one digit. ``rotation`` is by how many degrees clockwise the picture
+    is turned before, a multiple of 90; None chooses the turn with the most evidence, and none for a
+    single digit. ``evidence`` decides where shape does not: which way up a page is, and whether
+    wide ink is two digits that touch. Without it, pages are not turned, and touching digits stay
+    one. Raises `PictureError` for a picture that cannot be read or shows no digit.
     """
     picture = open_picture(source)
     ink = find_ink(picture.pixels)
+    judge = None if single else evidence
+    page = upright_page(ink, _digit_images, judge, rotation=rotation)
 
     def evidence_of(components: Sequence[Component]) -> Array:
         assert evidence is not None
-        return evidence(np.stack([_digit_image(ink, component) for component in components]))
+        return evidence(_digit_images(page.ink, components))
 
-    digits = segment(ink, single=single, evidence=evidence_of if evidence else None)
+    digits, rejected = segment(page.ink, single=single, evidence=evidence_of if judge else None)
     if not digits:
         raise PictureError(NO_DIGIT)
-    return [
-        PreparedDigit(
-            image=_digit_image(ink, digit),
-            box=_scaled(digit.box, picture.original_scale),
-            line=number,
-        )
-        for number, line in enumerate(text_lines(digits))
-        for digit in line
-    ]
+
+    def box_of(component: Component) -> Box:
+        return _scaled(page.box_in_picture(component.box), picture.original_scale)
+
+    return PreparedPage(
+        digits=tuple(
+            PreparedDigit(image=_digit_image(page.ink, digit), box=box_of(digit), line=number)
+            for number, line in enumerate(text_lines(digits))
+            for digit in line
+        ),
+        rotation=page.rotation,
+        rejected=tuple(box_of(component) for component in rejected),
+    )
 
 
 def _scaled(box: Box, scale: float) -> Box:
     left, top, right, bottom = (round(value * scale) for value in box)
     return left, top, right, bottom
+
+
+def _digit_images(ink: Ink, components: Sequence[Component]) -> Array:
+    """Return the ink of N components as MNIST would hold them, (N, 28, 28) uint8."""
+    return np.stack([_digit_image(ink, component) for component in components])
 
 
 def _digit_image(ink: Ink, component: Component) -> Array:

@@ -23,7 +23,7 @@ from mnist_cli.pictures.components import (
     without_hairs,
 )
 from mnist_cli.pictures.ink import Ink
-from mnist_cli.pictures.lines import text_lines
+from mnist_cli.pictures.page import text_lines
 from mnist_cli.pictures.touching import best_digits, line_candidates
 
 # N components -> the evidence (N,) that each shows a digit, by `evaluation.evidence`. A softmax's
@@ -35,35 +35,47 @@ ComponentEvidence: TypeAlias = "Callable[[Sequence[Component]], Array]"
 _MAX_PAIRS = 5000
 
 
-def segment(ink: Ink, *, single: bool, evidence: ComponentEvidence | None) -> list[Component]:
-    """Return the digits in the ink, one component each, in no particular order.
+def segment(
+    ink: Ink, *, single: bool, evidence: ComponentEvidence | None
+) -> tuple[list[Component], list[Component]]:
+    """Return the digits in the ink, one component each, in no particular order, and what is none.
 
     ``single`` takes all ink as one digit. ``evidence`` decides where shape does not; without it,
-    digits that touch stay one. The list is empty if there is no digit.
+    digits that touch stay one. The first list is empty if there is no digit.
     """
-    components = find_components(ink)
+    components, rejected = find_components(ink)
     height = digit_height(components)
-    components = [each for each in components if not is_speck_or_line(each, height)]
+    components = _kept(components, lambda each: not is_speck_or_line(each, height), rejected)
     if not components:
-        return []
+        return [], rejected
     if single:
-        return [union(components)]
+        return [union(components)], rejected
     components = _with_fragments_joined(components, height)
     if evidence is not None:
         components = _with_halves_joined(components, evidence)
-    components = [component for component in components if not is_fragment(component, height)]
-    components = without_hairs(components)
+    components = _kept(components, lambda each: not is_fragment(each, height), rejected)
+    digits = without_hairs(components)
+    rejected += [each for each in components if each not in digits]
     if evidence is None:
-        return components
-    lines = [line_candidates(line, ink.strength) for line in text_lines(components)]
-    parts = [part for line in lines for part in line.parts.values()]
-    found = evidence(parts)
+        return digits, rejected
+    lines = [line_candidates(line, ink.strength) for line in text_lines(digits)]
+    found = evidence([part for line in lines for part in line.parts.values()])
     ends = np.cumsum([len(line.parts) for line in lines])[:-1]
     return [
         digit
         for line, own in zip(lines, np.split(found, ends), strict=True)
         for digit in best_digits(line, own)
-    ]
+    ], rejected
+
+
+def _kept(
+    components: list[Component],
+    is_kept: Callable[[Component], bool],
+    rejected: list[Component],
+) -> list[Component]:
+    """Return the components that are kept; the others are appended to ``rejected``."""
+    rejected += [component for component in components if not is_kept(component)]
+    return [component for component in components if is_kept(component)]
 
 
 def _with_fragments_joined(components: list[Component], height: float) -> list[Component]:

@@ -1,0 +1,229 @@
+"""The layout of a page: which way up it is, how far it is tilted, and its lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+
+from mnist_cli.arrays import Array
+from mnist_cli.pictures.components import Box, Component, find_components
+from mnist_cli.pictures.ink import Ink
+
+# N components of an ink -> their images as MNIST would hold them, (N, 28, 28) uint8.
+ComponentImages: TypeAlias = "Callable[[Ink, Sequence[Component]], Array]"
+
+QUARTER_TURNS = (0, 90, 180, 270)
+
+# Components from which orientation is judged: at most so many, within these fractions of the median
+# length, because others are specks and digits that touch. A lone digit is never turned.
+_MAX_JUDGED = 48
+_MIN_JUDGED = 2
+_SIZE_RANGE = (0.4, 2.0)
+# Evidence that a page must gain to be turned by a quarter, in all and per component. Upright, a 0,
+# 1, 6, 8 or 9 may have up to 2 less than turned by 180 degrees.
+_MIN_TURN_GAIN = 8.0
+_MIN_TURN_MEAN_GAIN = 1.5
+# Evidence per component that tilting must gain, less with more components: the network reads digits
+# that are tilted by a few degrees nearly as well.
+_MIN_TILT_GAIN = 1.2
+# Evidence above this says nothing: so no single digit decides for a page.
+_MAX_EVIDENCE = 16.0
+# Degrees: directions in which lines of text are searched for, and the tilt below which a line is
+# read as it is.
+_DIRECTIONS_DEGREES = np.arange(-45.0, 135.0, 1.0)
+_MIN_TILT_DEGREES = 2.5
+# Fraction of a component's length by which the centres of digits in one line scatter.
+_LINE_SCATTER = 0.15
+# Pixels of a digit's longer side: smaller digits are enlarged as they are tilted.
+_TILTED_LENGTH = 40
+
+# Fraction of the lower digit's height by which neighbours in one line overlap vertically.
+_MIN_OVERLAP = 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """Ink turned so that it can be read.
+
+    ``rotation`` is by how many degrees, clockwise, a multiple of 90; ``to_picture`` (2, 3) maps
+    homogeneous points (x, y, 1) of ``ink`` to pixels of the picture before it was turned.
+    """
+
+    ink: Ink
+    rotation: int
+    to_picture: Array
+
+    def box_in_picture(self, box: Box) -> Box:
+        """Return the bounding box, in the picture, of a box in the turned ink."""
+        if np.array_equal(self.to_picture, _IDENTITY):
+            return box
+        left, top, right, bottom = box
+        corners = np.array([[left, top, 1], [right, top, 1], [right, bottom, 1], [left, bottom, 1]])
+        points = np.rint(corners @ self.to_picture.T).astype(int)
+        (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+        return left, top, right, bottom
+
+
+_IDENTITY = np.eye(2, 3)
+
+
+def upright_page(
+    ink: Ink,
+    images: ComponentImages,
+    evidence: Callable[[Array], Array] | None,
+    *,
+    rotation: int | None = None,
+) -> Page:
+    """Return ink turned so that its digits have the most evidence.
+
+    ``evidence`` maps images (N, 28, 28), uint8, to the evidence (N,) that each shows a digit;
+    without it nothing is judged. ``rotation`` is the quarter turn in degrees clockwise, None to
+    judge it. Turned by less than a quarter is what has lines of text that rise or fall.
+    """
+    page = Page(ink, 0, _IDENTITY)
+    if evidence is not None:
+        components = _judged(find_components(ink)[0])
+        if len(components) >= _MIN_JUDGED:
+            turns = QUARTER_TURNS if rotation is None else (rotation,)
+            found = _turned_evidence(images(ink, components), evidence, turns)
+            tilt = _tilt(components)
+            if abs(tilt) >= _MIN_TILT_DEGREES:
+                longest = np.median([max(each.width, each.height) for each in components])
+                tilted = _tilted(ink, tilt, scale=max(1.0, _TILTED_LENGTH / float(longest)))
+                others = _judged(find_components(tilted.ink)[0])
+                if len(others) >= _MIN_JUDGED:
+                    found_tilted = _turned_evidence(images(tilted.ink, others), evidence, turns)
+                    gain = found_tilted.mean(axis=1).max() - found.mean(axis=1).max()
+                    if gain > _MIN_TILT_GAIN / np.sqrt(len(others)):
+                        page, found = tilted, found_tilted
+            if rotation is None:
+                rotation = _best_turn(found)
+    return _turned(page, rotation or 0)
+
+
+def _judged(components: Sequence[Component]) -> list[Component]:
+    """Return the components of a typical digit's size, at most `_MAX_JUDGED` of them."""
+    lengths = np.array([max(each.width, each.height) for each in components], dtype=np.float64)
+    if not len(lengths):
+        return []
+    typical = float(np.median(lengths[lengths >= lengths.max() / 4]))
+    low, high = (limit * typical for limit in _SIZE_RANGE)
+    kept = np.flatnonzero((lengths >= low) & (lengths <= high))
+    chosen = kept[np.linspace(0, len(kept) - 1, min(len(kept), _MAX_JUDGED)).astype(int)]
+    return [components[number] for number in chosen]
+
+
+def _turned_evidence(
+    images: Array, evidence: Callable[[Array], Array], turns: Sequence[int]
+) -> Array:
+    """Return the evidence (len(turns), N) of images (N, 28, 28) after each turn, clockwise."""
+    # The centre of mass is at (14, 14), half a pixel from where a turn leaves it: that is rounded.
+    turned = [np.rot90(images, -turn // 90, axes=(1, 2)) for turn in turns]
+    found = evidence(np.ascontiguousarray(np.concatenate(turned)))
+    return np.minimum(found, _MAX_EVIDENCE).reshape(len(turns), len(images))
+
+
+def _best_turn(found: Array) -> int:
+    """Return the quarter turn with the most evidence (4, N), 0 unless it has clearly more."""
+    gains = found.sum(axis=1) - found[0].sum()
+    best = int(gains.argmax())
+    least = max(_MIN_TURN_GAIN, _MIN_TURN_MEAN_GAIN * found.shape[1])
+    return QUARTER_TURNS[best] if gains[best] > least else 0
+
+
+def _tilt(components: Sequence[Component]) -> float:
+    """Return by how many degrees lines of text fall to the right, -45 to 45, 0 if there are none.
+
+    In the direction of the lines, the centres of most digits lie behind others. Where lines run
+    from top to bottom, the page is turned by a quarter besides.
+    """
+    boxes = np.array([component.box for component in components], dtype=np.float64)
+    if len(boxes) < 3:
+        return 0.0
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    lengths = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    scatter = _LINE_SCATTER * float(np.median(lengths))
+    x, y = (centers[:, None] - centers[None]).reshape(-1, 2).T
+    directions = np.radians(_DIRECTIONS_DEGREES)
+    across = np.outer(np.cos(directions), y) - np.outer(np.sin(directions), x)
+    alignment = np.exp(-((across / scatter) ** 2) / 4).sum(axis=1)
+    best = int(alignment.argmax())
+    return float((_DIRECTIONS_DEGREES[best] + 45) % 90 - 45)
+
+
+def _tilted(ink: Ink, degrees: float, *, scale: float) -> Page:
+    """Return ink turned counterclockwise by less than a quarter, on a page that holds all of it."""
+    height, width = ink.mask.shape
+    cosine, sine = (abs(f(np.radians(degrees))) for f in (np.cos, np.sin))
+    size = np.ceil(
+        scale * np.array([width * cosine + height * sine, width * sine + height * cosine])
+    ).astype(int)
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, scale)
+    matrix[:, 2] += size / 2 - (width / 2, height / 2)
+
+    def turned(values: Array) -> Array:
+        return np.asarray(cv2.warpAffine(values, matrix, size.tolist(), flags=cv2.INTER_LINEAR))
+
+    tilted = replace(
+        ink,
+        strength=turned(ink.strength),
+        mask=turned(ink.mask.astype(np.float32)) > 0.4,
+        strong=turned(ink.strong.astype(np.float32)) > 0.4,
+        min_digit_side=ink.min_digit_side * scale,
+    )
+    return Page(tilted, 0, cv2.invertAffineTransform(matrix))
+
+
+def _turned(page: Page, rotation: int) -> Page:
+    """Return a page turned clockwise by a multiple of 90 degrees."""
+    if not rotation:
+        return page
+    ink = page.ink
+    height, width = ink.mask.shape
+    strength, mask, strong = (
+        np.ascontiguousarray(np.rot90(each, -rotation // 90))
+        for each in (ink.strength, ink.mask, ink.strong)
+    )
+    back = {
+        90: np.array([[0, 1, 0], [-1, 0, height], [0, 0, 1]]),
+        180: np.array([[-1, 0, width], [0, -1, height], [0, 0, 1]]),
+        270: np.array([[0, -1, width], [1, 0, 0], [0, 0, 1]]),
+    }[rotation]
+    turned = replace(ink, strength=strength, mask=mask, strong=strong)
+    return Page(turned, rotation, page.to_picture @ back)
+
+
+# --- Lines of text -------------------------------------------------------------------------------
+
+
+def text_lines(digits: Sequence[Component]) -> list[list[Component]]:
+    """Return digits in reading order: lines from the top, each line from the left.
+
+    From left to right, a digit joins the line whose last digit it overlaps most vertically, so a
+    line may rise or fall.
+    """
+    lines: list[list[Component]] = []
+    for digit in sorted(digits, key=lambda digit: digit.box[0] + digit.box[2]):
+        overlaps = [_vertical_overlap(line[-1], digit) for line in lines]
+        if overlaps and max(overlaps) >= _MIN_OVERLAP:
+            lines[int(np.argmax(overlaps))].append(digit)
+        else:
+            lines.append([digit])
+
+    def center(line: list[Component]) -> float:
+        return float(np.mean([digit.box[1] + digit.box[3] for digit in line]))
+
+    return sorted(lines, key=center)
+
+
+def _vertical_overlap(first: Component, second: Component) -> float:
+    """Return the vertical overlap as a fraction of the lower height, at most 1.
+
+    It is negative where there is a gap.
+    """
+    overlap = min(first.box[3], second.box[3]) - max(first.box[1], second.box[1])
+    return overlap / min(first.height, second.height)
