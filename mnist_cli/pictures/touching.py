@@ -25,12 +25,15 @@ _MIN_WIDTH_OF_SEVERAL = 0.85
 # Fractions of the line's height between which components may be parts of one digit.
 _MAX_GAP_IN_DIGIT = 0.08
 # Evidence at which a part is as likely a digit as no digit, and above which more says nothing: so
-# one part that is a clear digit cannot outweigh another that is none.
-_EVEN_EVIDENCE = 11.3
+# one part that is a clear digit cannot outweigh another that is none. A component as it was found
+# is more likely a digit than what was cut or joined. Chosen on lines of validation digits.
+_EVEN_EVIDENCE = 10.5
 _MAX_EVIDENCE = 16.0
-# Evidence that a digit loses for each tenth that it is flatter or lower than others in its line.
+_WHOLE_COMPONENT_GAIN = 2.0
+# Evidence that a part loses for each tenth of the line's height that it is wider than 1.1 or lower
+# than 0.75 of it.
 _FLATNESS_COST = 1.0
-_LOWNESS_COST = 1.0
+_LOWNESS_COST = 2.0
 
 # Pixels: cuts are searched for in ink scaled to this height. That is enough for a cut to curve
 # between two digits, and too little for it to follow a loop.
@@ -45,10 +48,12 @@ class LineCandidates:
     """The possible digits of a line of components.
 
     ``parts`` maps (start, end) to the ink between two of the line's ``last`` + 1 cuts, 0 and
-    ``last`` being its ends. ``height`` is that of a digit in pixels.
+    ``last`` being its ends; ``wholes`` are those parts that are components of the line, neither
+    cut nor joined. ``height`` is that of a digit in pixels.
     """
 
     parts: dict[tuple[int, int], Component]
+    wholes: frozenset[tuple[int, int]]
     last: int
     height: float
 
@@ -60,6 +65,7 @@ def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidate
     """
     height = digit_height(line)
     parts: dict[tuple[int, int], Component] = {}
+    wholes = set()
     start = 0
     previous: list[tuple[int, Component]] = []  # the last parts of the component before
     for component in line:
@@ -74,6 +80,7 @@ def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidate
             and (part := _part_between(component, cuts[first], cuts[end])) is not None
         }
         own[0, last] = component  # so that there is a way through the line
+        wholes.add((start, start + last))
         parts |= {(start + first, start + end): part for (first, end), part in own.items()}
         for before, left in previous:
             for (first, end), right in own.items():
@@ -81,7 +88,7 @@ def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidate
                     parts[before, start + end] = union([left, right])
         previous = [(start + first, part) for (first, end), part in own.items() if end == last]
         start += last
-    return LineCandidates(parts, start, height)
+    return LineCandidates(parts, frozenset(wholes), start, height)
 
 
 def best_digits(candidates: LineCandidates, evidence: Array) -> list[Component]:
@@ -89,11 +96,12 @@ def best_digits(candidates: LineCandidates, evidence: Array) -> list[Component]:
 
     ``evidence`` (N,) is that of each of ``candidates.parts``, in their order.
     """
-    best: list[tuple[float, list[Component]]] = [(0.0, [])]
     score = {
         place: _score(part, own, candidates.height)
+        + (_WHOLE_COMPONENT_GAIN if place in candidates.wholes else 0)
         for (place, part), own in zip(candidates.parts.items(), evidence.tolist(), strict=True)
     }
+    best: list[tuple[float, list[Component]]] = [(0.0, [])]
     for end in range(1, candidates.last + 1):
         ways = [
             (best[start][0] + score[start, end], [*best[start][1], candidates.parts[start, end]])
