@@ -28,6 +28,7 @@ _MAX_CROSSINGS = 4.5
 # of digits; more than the second are more than fit on a page.
 _MAX_COMPONENTS = 400
 _MAX_SIMILAR_COMPONENTS = 5000
+_MIN_TEXT = 4  # components of similar size that are a text
 # Fraction of the picture's border: what covers more of it is a shadow or the edge of a sheet.
 _MAX_BORDER_COVERAGE = 0.25
 
@@ -147,10 +148,13 @@ def _without_clutter(
     if longest < min_digit_side:
         return []
     inner = [component for component in components if not _is_picture_edge(component, shape)]
-    tallest = max((component.height for component in inner), default=0)
-    # If nothing of a digit's size is left, what looked like an edge must be the digit.
+    lengths = np.array([max(each.width, each.height) for each in inner] or [0])
+    # If nothing of a digit's size is left, what looked like an edge must be the digit. A text is
+    # no dirt around a digit: it has several components of similar size.
     broadest = max(min(component.width, component.height) for component in components)
-    return inner if tallest >= max(min_digit_side, 0.15 * broadest) else components
+    is_text = np.count_nonzero(lengths >= max(min_digit_side, 0.5 * lengths.max())) >= _MIN_TEXT
+    tallest = max((component.height for component in inner), default=0)
+    return inner if is_text or tallest >= max(min_digit_side, 0.15 * broadest) else components
 
 
 def _is_texture(mask: Array) -> bool:

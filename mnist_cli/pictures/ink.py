@@ -57,6 +57,10 @@ _BIMODAL_NOISE = 0.02  # strength of ink: assumed, as a close crop has too littl
 _MAX_BETWEEN_MODES = 0.25  # fraction of pixels, as edges are, with tones between paper and ink
 # Fraction of the picture's contrast: a border whose tones spread less shows paper only.
 _UNIFORM_BORDER_SPREAD = 0.35
+# Fractions: so much of the border of a drawing must be within the tolerance of its median, itself a
+# fraction of the contrast, to be paper for certain.
+_MIN_UNIFORM_BORDER = 0.9
+_UNIFORM_BORDER_TOLERANCE = 0.1
 # Ink so many times as strong as ruled lines is separated from them by a threshold alone.
 _FAINT_LINES_RATIO = 1.6
 
@@ -82,10 +86,11 @@ class Ink:
     min_digit_side: float
 
 
-def find_ink(pixels: Array) -> Ink:
-    """Return the ink in upright pixels, uint8, (H, W) or (H, W, 3).
+def find_ink(pixels: Array) -> list[Ink]:
+    """Return the ink in upright pixels, uint8, (H, W) or (H, W, 3), in its possible readings.
 
-    Raises `PictureError` for a blank picture.
+    The first is the likeliest. There is a second, of the other polarity, where the border of the
+    picture does not show which of two tones is paper. Raises `PictureError` for a blank picture.
     """
     if max(pixels.shape[:2]) < MIN_DIGIT_SIDE:
         raise PictureError(NO_DIGIT)
@@ -93,13 +98,17 @@ def find_ink(pixels: Array) -> Ink:
     low, high = float(grey.min()), float(grey.max())
     if high - low < MIN_CONTRAST:
         raise PictureError(NO_DIGIT)
-    paper = float(np.median(border_of(grey)))
-    full_ink = low if paper - low >= high - paper else high
-    ink = _clean_ink(grey, paper, full_ink)
-    is_clean = ink is not None
-    if ink is None:
-        ink = _photographed_ink(grey, paper, full_ink)
-    return _without_ruled_lines(ink, is_clean=is_clean)
+    border = border_of(grey)
+    paper = float(np.median(border))
+    readings = [(paper, low if paper - low >= high - paper else high)]
+    tolerance = _UNIFORM_BORDER_TOLERANCE * (high - low)
+    if np.mean(np.abs(border - paper) <= tolerance) < _MIN_UNIFORM_BORDER:
+        readings.append((readings[0][1], paper))
+    inks = [ink for reading in readings if (ink := _clean_ink(grey, *reading)) is not None]
+    is_clean = bool(inks)
+    if not inks:
+        inks = _photographed_inks(grey, *readings[0])
+    return [_without_ruled_lines(ink, is_clean=is_clean) for ink in inks]
 
 
 def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
@@ -128,25 +137,31 @@ def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
     )
 
 
-def _photographed_ink(grey: Array, paper: float, full_ink: float) -> Ink:
-    """Return the ink of a photo or scan; raises `PictureError` if there is none."""
-    found = _corrected_strength(grey)
-    if found is not None:
-        strength, noise, is_near_edge = found
-    elif _is_bimodal(grey, abs(paper - full_ink)):
+def _photographed_inks(grey: Array, paper: float, full_ink: float) -> list[Ink]:
+    """Return the possible readings of a photo or scan; raises `PictureError` if there is none."""
+    if max(grey.shape) >= 400:
+        grey = cv2.GaussianBlur(grey, (3, 3), 0)  # against sensor noise; strokes are wider here
+    small = cv2.medianBlur(downscaled(grey, _COARSE_SIDE), 3)
+    has_dark_ink, is_certain = _has_dark_ink(small)
+    polarities = (has_dark_ink,) if is_certain else (has_dark_ink, not has_dark_ink)
+    found = [_corrected_strength(grey, small, has_dark_ink=dark) for dark in polarities]
+    if found[0] is None and _is_bimodal(grey, abs(paper - full_ink)):
         strength = np.clip((paper - grey) / np.float32(paper - full_ink), 0, 1)
-        noise, is_near_edge = _BIMODAL_NOISE, np.ones(grey.shape, dtype=bool)
-    else:
+        found[0] = strength, _BIMODAL_NOISE, np.ones(grey.shape, dtype=bool)
+    inks = [
+        Ink(
+            strength=strength,
+            mask=strength > max(_THRESHOLD_NOISE_LEVELS * noise, _LOW_THRESHOLD),
+            strong=(strength > _HIGH_THRESHOLD) & is_near_edge,
+            threshold=max(_THRESHOLD_NOISE_LEVELS * noise, _LOW_THRESHOLD),
+            noise_floor=max(_FLOOR_NOISE_LEVELS * noise, _MIN_NOISE_FLOOR),
+            min_digit_side=max(MIN_DIGIT_SIDE, _MIN_DIGIT_FRACTION * max(grey.shape)),
+        )
+        for strength, noise, is_near_edge in filter(None, found)
+    ]
+    if not inks:
         raise PictureError(NO_DIGIT)
-    threshold = max(_THRESHOLD_NOISE_LEVELS * noise, _LOW_THRESHOLD)
-    return Ink(
-        strength=strength,
-        mask=strength > threshold,
-        strong=(strength > _HIGH_THRESHOLD) & is_near_edge,
-        threshold=threshold,
-        noise_floor=max(_FLOOR_NOISE_LEVELS * noise, _MIN_NOISE_FLOOR),
-        min_digit_side=max(MIN_DIGIT_SIDE, _MIN_DIGIT_FRACTION * max(grey.shape)),
-    )
+    return inks
 
 
 # --- Colour to grey ------------------------------------------------------------------------------
@@ -179,17 +194,17 @@ def _grey(pixels: Array) -> Array:
 # --- Illumination correction ---------------------------------------------------------------------
 
 
-def _corrected_strength(grey: Array) -> tuple[Array, float, Array] | None:
+def _corrected_strength(
+    grey: Array, small: Array, *, has_dark_ink: bool
+) -> tuple[Array, float, Array] | None:
     """Return strength of ink, noise level and edge neighbourhoods of a photo, or None without ink.
 
     The strength is (H, W) float32, 0-1, after division by the illumination, because shadow dims ink
     and paper by the same factor. The noise level is the standard deviation of the paper's strength.
     The neighbourhoods (H, W), bool, are True near sharp edges, which ink has and shadow has not.
+    ``small`` is ``grey`` at `_COARSE_SIDE`.
     """
-    if max(grey.shape) >= 400:
-        grey = cv2.GaussianBlur(grey, (3, 3), 0)  # against sensor noise; strokes are wider here
-    small = cv2.medianBlur(downscaled(grey, _COARSE_SIDE), 3)
-    if not _has_dark_ink(small):
+    if not has_dark_ink:
         small, grey = 255 - small, 255 - grey
     light = np.maximum(_illumination(small), _MIN_LIGHT_LEVELS)
     gradient = cv2.morphologyEx(small, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) / light
@@ -226,21 +241,22 @@ def _is_bimodal(grey: Array, contrast: float) -> bool:
     return bool(contrast >= _MIN_BIMODAL_CONTRAST and between <= _MAX_BETWEEN_MODES)
 
 
-def _has_dark_ink(small: Array) -> bool:
-    """Return the polarity of a grey picture: whether its ink is darker than its paper.
+def _has_dark_ink(small: Array) -> tuple[bool, bool]:
+    """Return the polarity of a grey picture, whether its ink is dark, and whether that is certain.
 
-    Decided by the tone of the border if that is uniform, else by the sign of the sharp details.
+    It is, by the tone of the border, if that is uniform; the sign of the sharp details is a guess.
     """
     border = border_of(small)
     low, high = np.percentile(small, (1, 99))
     if np.subtract(*np.percentile(border, (90, 10))) < _UNIFORM_BORDER_SPREAD * (high - low):
         paper = float(np.median(border))
-        return bool(paper - low >= high - paper)
+        return bool(paper - low >= high - paper), True
     side = max(small.shape)
     window = side // 6 if side >= MIN_PAGE_SIDE else side // 2  # strokes are thick in a close crop
     median = cv2.medianBlur(small.astype(np.uint8), max(3, window) | 1)
     difference = small / np.maximum(median, _MIN_LIGHT_LEVELS) - 1
-    return bool((difference**3).sum() <= 0)  # the third power lets strong details decide
+    # The third power lets strong details decide.
+    return bool((difference**3).sum() <= 0), False
 
 
 def _closed(small: Array) -> Array:

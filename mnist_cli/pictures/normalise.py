@@ -29,7 +29,7 @@ from mnist_cli.errors import PictureError
 from mnist_cli.pictures.components import Box, Component
 from mnist_cli.pictures.ink import NO_DIGIT, Ink, find_ink
 from mnist_cli.pictures.opening import Source, open_picture
-from mnist_cli.pictures.page import text_lines, upright_page
+from mnist_cli.pictures.page import most_legible, text_lines, upright_page
 from mnist_cli.pictures.segmentation import segment
 
 # What `prepare` may raise beside `PictureError`, if a picture meets a defect of this program.
@@ -97,7 +97,7 @@ def prepare(
     one. Raises `PictureError` for a picture that cannot be read or shows no digit.
     """
     picture = open_picture(source)
-    ink = find_ink(picture.pixels)
+    ink = most_legible(find_ink(picture.pixels), _digit_images, evidence)
     judge = None if single else evidence
     page = upright_page(ink, _digit_images, judge, rotation=rotation)
 

@@ -32,6 +32,7 @@ _MIN_TURN_MEAN_GAIN = 1.5
 _MIN_TILT_GAIN = 1.2
 # Evidence above this says nothing: so no single digit decides for a page.
 _MAX_EVIDENCE = 16.0
+_SHAPE_EVIDENCE = 8.0  # evidence that shapes which are no digits often have
 # Degrees: directions in which lines of text are searched for, and the tilt below which a line is
 # read as it is.
 _DIRECTIONS_DEGREES = np.arange(-45.0, 135.0, 1.0)
@@ -103,6 +104,30 @@ def upright_page(
             if rotation is None:
                 rotation = _best_turn(found)
     return _turned(page, rotation or 0)
+
+
+def most_legible(
+    inks: Sequence[Ink], images: ComponentImages, evidence: Callable[[Array], Array] | None
+) -> Ink:
+    """Return the reading of a picture whose components have the most evidence for digits.
+
+    ``evidence`` is explained in `upright_page`; without it, this is the first reading.
+    """
+    if len(inks) == 1 or evidence is None:
+        return inks[0]
+    return max(inks, key=lambda ink: _legibility(ink, images, evidence))
+
+
+def _legibility(ink: Ink, images: ComponentImages, evidence: Callable[[Array], Array]) -> float:
+    """Return the evidence of all components beyond that of shapes, in the best orientation.
+
+    The holes of a few digits may look like zeros, but there are more digits than holes.
+    """
+    components = _judged(find_components(ink)[0])
+    if not components:
+        return 0.0
+    found = _turned_evidence(images(ink, components), evidence, QUARTER_TURNS)
+    return float(np.maximum(found - _SHAPE_EVIDENCE, 0).sum(axis=1).max())
 
 
 def _judged(components: Sequence[Component]) -> list[Component]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mnist_cli.arrays import Array
 from mnist_cli.pictures.components import (
+    Box,
     Component,
     boxes_of,
     digit_height,
@@ -30,6 +31,11 @@ from mnist_cli.pictures.touching import best_digits, line_candidates
 # probabilities would not do: they only compare digits, and two that touch may look like a sure 3.
 ComponentEvidence: TypeAlias = "Callable[[Sequence[Component]], Array]"
 
+# Fractions of a digit's height: what is lower may be a fragment, unless it has so much evidence of a
+# digit and is not lower than the second.
+_FRAGMENT_HEIGHT = 0.6
+_MIN_SMALL_HEIGHT = 0.2
+_MIN_SMALL_EVIDENCE = 11.0
 # Pairs of neighbours that the classifier judges: a page of digits has fewer, and textures with
 # more would take long.
 _MAX_PAIRS = 5000
@@ -50,10 +56,13 @@ def segment(
         return [], rejected
     if single:
         return [union(components)], rejected
-    components = _with_fragments_joined(components, height)
+    small = _small_digits(components, height, evidence)
+    components = _with_fragments_joined(components, height, small)
     if evidence is not None:
         components = _with_halves_joined(components, evidence)
-    components = _kept(components, lambda each: not is_fragment(each, height), rejected)
+    components = _kept(
+        components, lambda each: each.box in small or not is_fragment(each, height), rejected
+    )
     digits = without_hairs(components)
     rejected += [each for each in components if each not in digits]
     if evidence is None:
@@ -78,10 +87,30 @@ def _kept(
     return [component for component in components if is_kept(component)]
 
 
-def _with_fragments_joined(components: list[Component], height: float) -> list[Component]:
+def _small_digits(
+    components: list[Component], height: float, evidence: ComponentEvidence | None
+) -> frozenset[Box]:
+    """Return the boxes of the components so small that they may be fragments, but are digits.
+
+    In quick handwriting a 0 has a third of a 7's height. ``height`` is that of a digit in pixels.
+    """
+    small = [each for each in components if each.height < _FRAGMENT_HEIGHT * height]
+    if evidence is None or not small:
+        return frozenset()
+    found = evidence(small)
+    return frozenset(
+        component.box
+        for component, own in zip(small, found.tolist(), strict=True)
+        if own >= _MIN_SMALL_EVIDENCE and component.height >= _MIN_SMALL_HEIGHT * height
+    )
+
+
+def _with_fragments_joined(
+    components: list[Component], height: float, small_digits: frozenset[Box]
+) -> list[Component]:
     """Return components with each fragment, such as a 5's loose bar, joined to the nearest digit.
 
-    ``height`` is that of a digit in pixels.
+    ``height`` is that of a digit in pixels; those in the boxes ``small_digits`` are no fragments.
     """
     components = sorted(components, key=_box_area)
     position = 0
@@ -89,7 +118,7 @@ def _with_fragments_joined(components: list[Component], height: float) -> list[C
         fragment = components[position]
         others = components[:position] + components[position + 1 :]
         partner = None
-        if fragment.height < 0.6 * height:
+        if fragment.height < _FRAGMENT_HEIGHT * height and fragment.box not in small_digits:
             partner = _nearest_digit(fragment, boxes_of(others), height)
         if partner is None:
             position += 1

@@ -122,10 +122,13 @@ def _score(part: Component, evidence: float, height: float) -> float:
 
 def _may_be_one(left: Component, right: Component, height: float) -> bool:
     """Return whether two neighbours are near and small enough to be one digit together."""
+    both = union([left, right])
     gap = max(left.box[0], right.box[0]) - min(left.box[2], right.box[2])
-    width = max(left.box[2], right.box[2]) - min(left.box[0], right.box[0])
-    rows = max(left.box[3], right.box[3]) - min(left.box[1], right.box[1])
-    return gap <= _MAX_GAP_IN_DIGIT * height and width <= 1.1 * height and rows <= 1.25 * height
+    return (
+        gap <= _MAX_GAP_IN_DIGIT * both.height
+        and both.width <= 1.1 * min(height, 1.15 * both.height)
+        and both.height <= 1.25 * height
+    )
 
 
 def _cuts(component: Component, strength: Array, height: float) -> list[Array]:
