@@ -28,7 +28,9 @@ _COARSE_SIDE = 256
 # are connected to a pixel above the high one.
 _LOW_THRESHOLD = 0.2
 _HIGH_THRESHOLD = 0.4
-_LOW_THRESHOLD_CLEAN = 0.1  # there is no noise to mistake for ink
+# There is no noise to mistake for ink, and pencil beside a marker is fainter than that.
+_LOW_THRESHOLD_CLEAN = 0.1
+_HIGH_THRESHOLD_CLEAN = 0.2
 # Strength of ink. Both thresholds lie so many noise levels above paper where that is more: 4 for
 # what is ink, 3 for what may still be paper, but at least `_MIN_NOISE_FLOOR` in a photo.
 _THRESHOLD_NOISE_LEVELS = 4
@@ -36,6 +38,10 @@ _FLOOR_NOISE_LEVELS = 3
 _MIN_NOISE_FLOOR = 0.15
 # A digit's least length as a fraction of a photo's longer side: grain and dust are smaller.
 _MIN_DIGIT_FRACTION = 0.012
+
+# Fraction of the variance of colours that lies outside their principal component, if there are inks
+# of several colours.
+_MAX_OTHER_COLORS = 0.1
 
 # Strength of ink: a picture with more noise on its paper is a photo or a scan. JPEG compression of
 # a drawing leaves less.
@@ -130,7 +136,7 @@ def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
     return Ink(
         strength=strength,
         mask=strength > threshold,
-        strong=strength > _HIGH_THRESHOLD,
+        strong=strength > _HIGH_THRESHOLD_CLEAN,
         threshold=threshold,
         noise_floor=_FLOOR_NOISE_LEVELS * noise,
         min_digit_side=float(MIN_DIGIT_SIDE),
@@ -171,24 +177,41 @@ def _grey(pixels: Array) -> Array:
     """Return (H, W) float32, 0-255: the colours projected on the line from paper to ink.
 
     The usual weights of grey lose yellow ink on white and red ink on green. The direction here is
-    the first principal component of the pixels that differ most from their neighbourhood.
+    the first principal component of the pixels that differ most from their neighbourhood. If one
+    direction does not explain them, there are inks of several colours, and ink is what differs
+    from the paper in any of its channels.
     """
     if pixels.ndim == 2:
         return pixels.astype(np.float32)
     if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
         return pixels[..., 0].astype(np.float32)
-    small = downscaled(pixels, _COARSE_SIDE).astype(np.float32)
+    coarse = downscaled(pixels, _COARSE_SIDE)
+    small = coarse.astype(np.float32)
     sigma = max(small.shape) / 8
     mean = np.asarray(cv2.GaussianBlur(small, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
     difference = (small - mean).reshape(-1, 3)
     squares = (difference * difference).sum(axis=1)
     salient = difference[squares >= np.percentile(squares, 90)]
-    _, axes = np.linalg.eigh(salient.T @ salient)
+    variances, axes = np.linalg.eigh(salient.T @ salient)
+    if variances[:-1].sum() > _MAX_OTHER_COLORS * variances.sum():
+        return _difference_from_paper(pixels, coarse)
     axis = axes[:, -1] * (1 if axes[:, -1].sum() >= 0 else -1)
     axis /= np.abs(axis).sum()  # keeps the result in a range of 255
     offset = -255 * axis[axis < 0].sum()
     weights = np.append(axis, offset).astype(np.float32)
     return np.asarray(cv2.transform(pixels.astype(np.float32), weights[None]))
+
+
+def _difference_from_paper(pixels: Array, coarse: Array) -> Array:
+    """Return (H, W) float32, 255 at paper, less by the channel that differs most from it.
+
+    ``pixels`` is (H, W, 3), uint8, and ``coarse`` the same at `_COARSE_SIDE`.
+    """
+    # Most of a neighbourhood is paper.
+    paper = cv2.medianBlur(coarse, max(coarse.shape[:2]) // 4 | 1)
+    size = (pixels.shape[1], pixels.shape[0])
+    difference = cv2.absdiff(pixels, cv2.resize(paper, size, interpolation=cv2.INTER_LINEAR))
+    return np.asarray(255 - difference.max(axis=2).astype(np.float32))
 
 
 # --- Illumination correction ---------------------------------------------------------------------

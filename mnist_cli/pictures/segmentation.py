@@ -31,11 +31,11 @@ from mnist_cli.pictures.touching import best_digits, line_candidates
 # probabilities would not do: they only compare digits, and two that touch may look like a sure 3.
 ComponentEvidence: TypeAlias = "Callable[[Sequence[Component]], Array]"
 
-# Fractions of a digit's height: what is lower may be a fragment, unless it has so much evidence of a
-# digit and is not lower than the second.
+# Fractions of a digit's height: what is lower than the first may be a fragment. It is a digit if it
+# is not lower than the second and has as much evidence as a digit that is sure.
 _FRAGMENT_HEIGHT = 0.6
 _MIN_SMALL_HEIGHT = 0.2
-_MIN_SMALL_EVIDENCE = 11.0
+_MIN_SMALL_EVIDENCE = 7.7
 # Pairs of neighbours that the classifier judges: a page of digits has fewer, and textures with
 # more would take long.
 _MAX_PAIRS = 5000
@@ -146,7 +146,8 @@ def _nearest_digit(fragment: Component, boxes: Array, height: float) -> int | No
     widths = np.minimum(boxes[:, 2] - boxes[:, 0], fragment.width)
     max_height = np.maximum(height, boxes[:, 3] - boxes[:, 1])
     is_stacked = (overlap_x >= 0.5 * widths) & (-overlap_y <= 0.3 * height)
-    is_beside = (-overlap_x <= 0.2 * height) & (-overlap_y <= 0.2 * height)
+    reach = 0.2 * min(height, max(fragment.width, fragment.height))
+    is_beside = (-overlap_x <= reach) & (-overlap_y <= reach)
     fits = joined[:, 1] <= 1.3 * max_height
     fits &= is_stacked | (joined[:, 0] <= 1.2 * max_height)
     fits &= is_stacked | is_beside
