@@ -208,7 +208,7 @@ def _difference_from_paper(pixels: Array, coarse: Array) -> Array:
     ``pixels`` is (H, W, 3), uint8, and ``coarse`` the same at `_COARSE_SIDE`.
     """
     # Most of a neighbourhood is paper.
-    paper = cv2.medianBlur(coarse, max(coarse.shape[:2]) // 4 | 1)
+    paper = cv2.medianBlur(coarse, max(coarse.shape[:2]) // 2 | 1)
     size = (pixels.shape[1], pixels.shape[0])
     difference = cv2.absdiff(pixels, cv2.resize(paper, size, interpolation=cv2.INTER_LINEAR))
     return np.asarray(255 - difference.max(axis=2).astype(np.float32))

@@ -29,7 +29,10 @@ _MAX_GAP_IN_DIGIT = 0.08
 # is more likely a digit than what was cut or joined. Chosen on lines of validation digits.
 _EVEN_EVIDENCE = 10.5
 _MAX_EVIDENCE = 16.0
-_WHOLE_COMPONENT_GAIN = 2.0
+_WHOLE_COMPONENT_GAIN = 1.0
+# Evidence that a cut costs for a whole height of ink that it passes through: where digits touch, that
+# is the width of a stroke.
+_CUT_COST = 6.0
 # Evidence that a part loses for each tenth of the line's height that it is wider than 1.1 or lower
 # than 0.75 of it.
 _FLATNESS_COST = 1.0
@@ -48,12 +51,12 @@ class LineCandidates:
     """The possible digits of a line of components.
 
     ``parts`` maps (start, end) to the ink between two of the line's ``last`` + 1 cuts, 0 and
-    ``last`` being its ends; ``wholes`` are those parts that are components of the line, neither
-    cut nor joined. ``height`` is that of a digit in pixels.
+    ``last`` being its ends. ``gains`` are the evidence that each part has from how it was made.
+    ``height`` is that of a digit in pixels.
     """
 
     parts: dict[tuple[int, int], Component]
-    wholes: frozenset[tuple[int, int]]
+    gains: dict[tuple[int, int], float]
     last: int
     height: float
 
@@ -65,7 +68,7 @@ def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidate
     """
     height = digit_height(line)
     parts: dict[tuple[int, int], Component] = {}
-    wholes = set()
+    gains: dict[tuple[int, int], float] = {}
     start = 0
     previous: list[tuple[int, Component]] = []  # the last parts of the component before
     for component in line:
@@ -80,15 +83,20 @@ def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidate
             and (part := _part_between(component, cuts[first], cuts[end])) is not None
         }
         own[0, last] = component  # so that there is a way through the line
-        wholes.add((start, start + last))
-        parts |= {(start + first, start + end): part for (first, end), part in own.items()}
+        costs = [_CUT_COST * _crossed_ink(component, strength, cut) / height for cut in cuts]
+        for (first, end), part in own.items():
+            place = start + first, start + end
+            is_whole = (first, end) == (0, last)
+            parts[place] = part
+            gains[place] = _WHOLE_COMPONENT_GAIN if is_whole else -costs[first]
         for before, left in previous:
             for (first, end), right in own.items():
                 if first == 0 and _may_be_one(left, right, height):
                     parts[before, start + end] = union([left, right])
+                    gains[before, start + end] = 0.0
         previous = [(start + first, part) for (first, end), part in own.items() if end == last]
         start += last
-    return LineCandidates(parts, frozenset(wholes), start, height)
+    return LineCandidates(parts, gains, start, height)
 
 
 def best_digits(candidates: LineCandidates, evidence: Array) -> list[Component]:
@@ -97,8 +105,7 @@ def best_digits(candidates: LineCandidates, evidence: Array) -> list[Component]:
     ``evidence`` (N,) is that of each of ``candidates.parts``, in their order.
     """
     score = {
-        place: _score(part, own, candidates.height)
-        + (_WHOLE_COMPONENT_GAIN if place in candidates.wholes else 0)
+        place: _score(part, own, candidates.height) + candidates.gains[place]
         for (place, part), own in zip(candidates.parts.items(), evidence.tolist(), strict=True)
     }
     best: list[tuple[float, list[Component]]] = [(0.0, [])]
@@ -185,6 +192,18 @@ def _seams(strength: Array, centers: Array, *, reach: int) -> Array:
     for row in range(len(bands) - 1, 0, -1):
         seams[row - 1] = seams[row] + steps[row, numbers, seams[row]]
     return np.asarray((seams + centers - reach).T)
+
+
+def _crossed_ink(component: Component, strength: Array, cut: Array) -> float:
+    """Return the length of ink, in pixels of full ink, that a cut (H,), columns, passes through.
+
+    ``strength`` is the picture's ink, 0-1.
+    """
+    columns = cut.astype(np.int64)
+    rows = np.flatnonzero((columns > 0) & (columns < component.width))
+    columns = columns[rows]
+    crossed = strength[component.box[1] + rows, component.box[0] + columns]
+    return float(crossed[component.mask[rows, columns]].sum())
 
 
 def _part_between(component: Component, left: Array, right: Array) -> Component | None:
