@@ -31,6 +31,10 @@ _HIGH_THRESHOLD = 0.4
 # There is no noise to mistake for ink, and pencil beside a marker is fainter than that.
 _LOW_THRESHOLD_CLEAN = 0.1
 _HIGH_THRESHOLD_CLEAN = 0.2
+# Pixels, and strength of ink: a small one-bit scan has lost the grey edges of its strokes, and faint
+# strokes are broken. A blur by so much gives edges back and closes gaps of a pixel.
+_ONE_BIT_BLUR = 0.8
+_ONE_BIT_THRESHOLD = 0.15
 # Strength of ink. Both thresholds lie so many noise levels above paper where that is more: 4 for
 # what is ink, 3 for what may still be paper, but at least `_MIN_NOISE_FLOOR` in a photo.
 _THRESHOLD_NOISE_LEVELS = 4
@@ -133,6 +137,10 @@ def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
     if paper_pixels < _MIN_CLEAN_FRACTION * nearer_pixels or noise >= _MAX_CLEAN_NOISE:
         return None
     threshold = max(_LOW_THRESHOLD_CLEAN, _THRESHOLD_NOISE_LEVELS * noise)
+    if min(grey.shape) < MIN_PAGE_SIDE and _is_one_bit(strength):
+        strength = cv2.GaussianBlur(strength, (0, 0), _ONE_BIT_BLUR)
+        strength /= max(float(strength.max()), 1e-6)
+        threshold = _ONE_BIT_THRESHOLD
     return Ink(
         strength=strength,
         mask=strength > threshold,
@@ -141,6 +149,12 @@ def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
         noise_floor=_FLOOR_NOISE_LEVELS * noise,
         min_digit_side=float(MIN_DIGIT_SIDE),
     )
+
+
+def _is_one_bit(strength: Array) -> bool:
+    """Return whether ink (H, W), 0-1, has no grey edges, which a stroke of few pixels needs."""
+    is_grey = (strength > _LOW_THRESHOLD_CLEAN) & (strength < 1 - _LOW_THRESHOLD_CLEAN)
+    return bool(np.count_nonzero(is_grey) <= 0.02 * np.count_nonzero(strength))
 
 
 def _photographed_inks(grey: Array, paper: float, full_ink: float) -> list[Ink]:

@@ -45,7 +45,7 @@ _FINE_SIDE = 4 * _DIGIT_SIDE  # pixels: stroke width is measured and changed at 
 # and 0.1% thicker than the second; the median is 3.0. Strokes beyond are changed to the width of
 # the target: well within MNIST's range, and no farther from the original than needed.
 _MIN_STROKE_WIDTH, _THIN_TARGET = 1.6, 2.8
-_MAX_STROKE_WIDTH, _THICK_TARGET = 6.7, 5.0
+_MAX_STROKE_WIDTH, _THICK_TARGET = 5.5, 4.5
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,6 +60,8 @@ def segment(
     components = _with_fragments_joined(components, height, small)
     if evidence is not None:
         components = _with_halves_joined(components, evidence)
+        # What fitted neither half may fit both.
+        components = _with_fragments_joined(components, digit_height(components), small)
     components = _kept(
         components, lambda each: each.box in small or not is_fragment(each, height), rejected
     )
