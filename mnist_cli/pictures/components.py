@@ -28,6 +28,11 @@ _MAX_CROSSINGS = 4.5
 # of digits; more than the second are more than fit on a page.
 _MAX_COMPONENTS = 400
 _MAX_SIMILAR_COMPONENTS = 5000
+# Fractions of a box: the thickness of its lines, how much of a side they take, and the height of what
+# is written in it.
+_MAX_BOX_LINE = 0.15
+_MIN_LINE_FILL = 0.85
+_MIN_BOXED_HEIGHT = 0.4
 _MIN_TEXT = 4  # components of similar size that are a text
 # Fraction of the picture's border: what covers more of it is a shadow or the edge of a sheet.
 _MAX_BORDER_COVERAGE = 0.25
@@ -90,6 +95,8 @@ def find_components(ink: Ink) -> tuple[list[Component], list[Component]]:
     The first list is empty if nothing of a digit's size is left.
     """
     found = _connected_components(ink.mask, ink.strong, ink.min_digit_side)
+    boxes = boxes_of(found)
+    found = [part for component in found for part in _without_box(component, boxes)]
     components = _without_clutter(found, ink.mask.shape, ink.min_digit_side)
     kept = {id(component) for component in components}
     return components, [component for component in found if id(component) not in kept]
@@ -120,6 +127,46 @@ def _connected_components(mask: Array, strong: Array, min_digit_side: float) -> 
         region = labels[top : top + height, left : left + width]
         components.append(Component(region == label, (left, top, left + width, top + height)))
     return components
+
+
+def _without_box(component: Component, boxes: Array) -> list[Component]:
+    """Return what is written in a ruled box whose lines it touches, else the component itself.
+
+    ``boxes`` (N, 4) are those of all components: a table around some of them stays as it is.
+
+    A box has at least three straight sides, thin for its size; inside it is something at least
+    `_MIN_BOXED_HEIGHT` of its height, unlike in a 0 or 8 of straight strokes.
+    """
+    mask = component.mask
+    thicknesses = [_line_thickness(side) for side in (mask, mask[::-1], mask.T, mask.T[::-1])]
+    if sum(thickness > 0 for thickness in thicknesses) < 3 or _is_frame(component, boxes):
+        return [component]
+    top, bottom, left, right = thicknesses
+    inside = mask[top : mask.shape[0] - bottom, left : mask.shape[1] - right]
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
+    parts = []
+    for label in range(1, len(stats)):
+        x, y, width, height = (int(value) for value in stats[label, :4])
+        if max(width, height) >= _SPECK * component.height:
+            part = labels[y : y + height, x : x + width] == label
+            x, y = component.box[0] + left + x, component.box[1] + top + y
+            parts.append(Component(part, (x, y, x + width, y + height)))
+    tallest = max((part.height for part in parts), default=0)
+    return parts if tallest >= _MIN_BOXED_HEIGHT * component.height else [component]
+
+
+def _line_thickness(mask: Array) -> int:
+    """Return how many of the first rows of a mask (H, W) a straight line along them takes, 0 if none.
+
+    The soft edge of the line may precede it.
+    """
+    most = max(2, int(_MAX_BOX_LINE * min(mask.shape)))
+    is_line = mask[: most + 2].mean(axis=1) >= _MIN_LINE_FILL
+    if len(mask) <= 2 * most or not is_line[:2].any():
+        return 0
+    first = int(is_line.argmax())
+    thickness = first + int(np.append(is_line[first:], False).argmin())
+    return thickness if thickness <= most else 0
 
 
 # --- Clutter: textures, frames, and edges of the picture -----------------------------------------

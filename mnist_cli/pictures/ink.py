@@ -152,9 +152,13 @@ def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
 
 
 def _is_one_bit(strength: Array) -> bool:
-    """Return whether ink (H, W), 0-1, has no grey edges, which a stroke of few pixels needs."""
+    """Return whether ink (H, W), 0-1, has no grey edges, which a stroke of few pixels needs.
+
+    Noise has none, either, but covers half of the picture.
+    """
     is_grey = (strength > _LOW_THRESHOLD_CLEAN) & (strength < 1 - _LOW_THRESHOLD_CLEAN)
-    return bool(np.count_nonzero(is_grey) <= 0.02 * np.count_nonzero(strength))
+    inked = np.count_nonzero(strength)
+    return bool(np.count_nonzero(is_grey) <= 0.02 * inked and inked <= 0.4 * strength.size)
 
 
 def _photographed_inks(grey: Array, paper: float, full_ink: float) -> list[Ink]:
