@@ -39,8 +39,11 @@ _DIRECTIONS_DEGREES = np.arange(-45.0, 135.0, 1.0)
 _MIN_TILT_DEGREES = 2.5
 # Fraction of a component's length by which the centres of digits in one line scatter.
 _LINE_SCATTER = 0.15
-# Pixels of a digit's longer side: smaller digits are enlarged as they are tilted.
-_TILTED_LENGTH = 40
+# Pixels of a digit's longer side: digits smaller than the first, as of screen text, are enlarged to
+# the second. Grey edges join them, so their ink begins at a strength of 0.35.
+_SMALL_LENGTH = 16
+_ENLARGED_LENGTH = 40
+_SMALL_THRESHOLD = 0.35
 
 # Fraction of the lower digit's height by which neighbours in one line overlap vertically.
 _MIN_OVERLAP = 0.4
@@ -86,24 +89,31 @@ def upright_page(
     judge it. Turned by less than a quarter is what has lines of text that rise or fall.
     """
     page = Page(ink, 0, _IDENTITY)
-    if evidence is not None:
-        components = _judged(find_components(ink)[0])
+    components = _judged(find_components(ink)[0]) if evidence is not None else []
+    if evidence is None or len(components) < _MIN_JUDGED:
+        return _turned(page, rotation or 0)
+    scale = _enlargement(components)
+    if scale > 1:
+        page = _tilted(ink, 0.0, scale=scale)
+        components = _judged(find_components(page.ink)[0])
+    turns = QUARTER_TURNS if rotation is None else (rotation,)
+    found = _turned_evidence(images(page.ink, components), evidence, turns)
+    tilt = _tilt(components)
+    if abs(tilt) >= _MIN_TILT_DEGREES:
+        tilted = _tilted(ink, tilt, scale=scale)
+        components = _judged(find_components(tilted.ink)[0])
         if len(components) >= _MIN_JUDGED:
-            turns = QUARTER_TURNS if rotation is None else (rotation,)
-            found = _turned_evidence(images(ink, components), evidence, turns)
-            tilt = _tilt(components)
-            if abs(tilt) >= _MIN_TILT_DEGREES:
-                longest = np.median([max(each.width, each.height) for each in components])
-                tilted = _tilted(ink, tilt, scale=max(1.0, _TILTED_LENGTH / float(longest)))
-                others = _judged(find_components(tilted.ink)[0])
-                if len(others) >= _MIN_JUDGED:
-                    found_tilted = _turned_evidence(images(tilted.ink, others), evidence, turns)
-                    gain = found_tilted.mean(axis=1).max() - found.mean(axis=1).max()
-                    if gain > _MIN_TILT_GAIN / np.sqrt(len(others)):
-                        page, found = tilted, found_tilted
-            if rotation is None:
-                rotation = _best_turn(found)
-    return _turned(page, rotation or 0)
+            found_tilted = _turned_evidence(images(tilted.ink, components), evidence, turns)
+            gain = found_tilted.mean(axis=1).max() - found.mean(axis=1).max()
+            if gain > _MIN_TILT_GAIN / np.sqrt(len(components)):
+                page, found = tilted, found_tilted
+    return _turned(page, _best_turn(found) if rotation is None else rotation)
+
+
+def _enlargement(components: Sequence[Component]) -> float:
+    """Return by how much small print is enlarged, 1 for what is large enough."""
+    length = float(np.median([max(each.width, each.height) for each in components]))
+    return _ENLARGED_LENGTH / length if length < _SMALL_LENGTH else 1.0
 
 
 def most_legible(
@@ -181,7 +191,10 @@ def _tilt(components: Sequence[Component]) -> float:
 
 
 def _tilted(ink: Ink, degrees: float, *, scale: float) -> Page:
-    """Return ink turned counterclockwise by less than a quarter, on a page that holds all of it."""
+    """Return ink turned counterclockwise by less than a quarter, on a page that holds all of it.
+
+    ``scale`` enlarges it.
+    """
     height, width = ink.mask.shape
     cosine, sine = (abs(f(np.radians(degrees))) for f in (np.cos, np.sin))
     size = np.ceil(
@@ -191,13 +204,21 @@ def _tilted(ink: Ink, degrees: float, *, scale: float) -> Page:
     matrix[:, 2] += size / 2 - (width / 2, height / 2)
 
     def turned(values: Array) -> Array:
-        return np.asarray(cv2.warpAffine(values, matrix, size.tolist(), flags=cv2.INTER_LINEAR))
+        flags = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR
+        return np.asarray(cv2.warpAffine(values, matrix, size.tolist(), flags=flags))
 
+    strength = np.clip(turned(ink.strength), 0, 1)
+    mask = turned(ink.mask.astype(np.float32)) > 0.4
+    threshold = ink.threshold
+    if scale > 1:
+        threshold = max(threshold, _SMALL_THRESHOLD)
+        mask &= strength > threshold
     tilted = replace(
         ink,
-        strength=turned(ink.strength),
-        mask=turned(ink.mask.astype(np.float32)) > 0.4,
+        strength=strength,
+        mask=mask,
         strong=turned(ink.strong.astype(np.float32)) > 0.4,
+        threshold=threshold,
         min_digit_side=ink.min_digit_side * scale,
     )
     return Page(tilted, 0, cv2.invertAffineTransform(matrix))

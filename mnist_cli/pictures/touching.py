@@ -32,7 +32,7 @@ _MAX_EVIDENCE = 16.0
 _WHOLE_COMPONENT_GAIN = 1.0
 # Evidence that a cut costs for a whole height of ink that it passes through: where digits touch, that
 # is the width of a stroke.
-_CUT_COST = 6.0
+_CUT_COST = 8.0
 # Evidence that a part loses for each tenth of the line's height that it is wider than 1.1 or lower
 # than 0.75 of it.
 _FLATNESS_COST = 1.0
