@@ -32,6 +32,9 @@ _MIN_TURN_MEAN_GAIN = 1.5
 _MIN_TILT_GAIN = 1.2
 # Evidence above this says nothing: so no single digit decides for a page.
 _MAX_EVIDENCE = 16.0
+# Components with holes, and their fraction, from which digits may be outlines.
+_MIN_OUTLINES = 3
+_MIN_OUTLINE_FRACTION = 0.75
 _SHAPE_EVIDENCE = 8.0  # evidence that shapes which are no digits often have
 # Degrees: directions in which lines of text are searched for, and the tilt below which a line is
 # read as it is.
@@ -123,7 +126,10 @@ def most_legible(
 
     ``evidence`` is explained in `upright_page`; without it, this is the first reading.
     """
-    if len(inks) == 1 or evidence is None:
+    if evidence is None:
+        return inks[0]
+    inks = [*inks, *(filled for ink in inks if (filled := _with_outlines_filled(ink)) is not None)]
+    if len(inks) == 1:
         return inks[0]
     return max(inks, key=lambda ink: _legibility(ink, images, evidence))
 
@@ -138,6 +144,36 @@ def _legibility(ink: Ink, images: ComponentImages, evidence: Callable[[Array], A
         return 0.0
     found = _turned_evidence(images(ink, components), evidence, QUARTER_TURNS)
     return float(np.maximum(found - _SHAPE_EVIDENCE, 0).sum(axis=1).max())
+
+
+def _with_outlines_filled(ink: Ink) -> Ink | None:
+    """Return ink with the insides of outlined digits filled, or None if these are no outlines.
+
+    Most outlines have a hole, which is the inside of a stroke. In it may lie another outline, whose
+    hole is paper, as in a 0. Of plain digits, fewer than half have holes.
+    """
+    contours, hierarchy = cv2.findContours(
+        ink.mask.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE
+    )
+    if not contours:
+        return None
+    parents = hierarchy[0, :, 3].tolist()
+    children = hierarchy[0, :, 2].tolist()
+    is_large = [min(cv2.boundingRect(contour)[2:]) >= ink.min_digit_side for contour in contours]
+    outer = [n for n, parent in enumerate(parents) if parent < 0 and is_large[n]]
+    with_hole = [n for n in outer if children[n] >= 0]
+    if len(outer) < _MIN_OUTLINES or len(with_hole) < _MIN_OUTLINE_FRACTION * len(outer):
+        return None
+    filled = np.zeros(ink.mask.shape, np.uint8)
+    for number, parent in enumerate(parents):
+        if parent in with_hole:  # the hole of an outermost contour, without what lies in it
+            cv2.drawContours(filled, contours, number, 1, cv2.FILLED)
+            for other, owner in enumerate(parents):
+                if owner == number:
+                    cv2.drawContours(filled, contours, other, 0, cv2.FILLED)
+    inside = filled > 0
+    strength = np.where(inside, np.float32(1), ink.strength)
+    return replace(ink, strength=strength, mask=ink.mask | inside, strong=ink.strong | inside)
 
 
 def _judged(components: Sequence[Component]) -> list[Component]:
