@@ -18,6 +18,7 @@ import numpy as np
 
 from mnist_cli.adapters.base import Classifier
 from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.config import ROTATIONS, require_choice
 from mnist_cli.errors import PictureError
 from mnist_cli.pictures.components import Box
 from mnist_cli.pictures.normalise import UNEXPECTED_ERRORS, PreparedPage, prepare
@@ -29,7 +30,6 @@ from mnist_cli.training.checkpoint import Calibration
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "cnn.safetensors"
 NUMPY = "numpy"
-AUTO = "auto"
 # Suffixes of the pictures that a folder stands for: those of the formats that can be opened.
 SUFFIXES = frozenset(
     [
@@ -103,6 +103,11 @@ class Prediction:
     def sure(self) -> bool:
         """Whether every digit is sure."""
         return all(digit.sure for digit in self.digits)
+
+    def lines(self) -> list[tuple[Digit, ...]]:
+        """Return the digits of each line of the text."""
+        digits = iter(self.digits)
+        return [tuple(islice(digits, len(line))) for line in self.text.split("\n")]
 
     def to_json(self) -> dict[str, Any]:
         """Return the prediction as JSON values."""
@@ -192,7 +197,7 @@ class Model:
         )
 
     def predict(
-        self, source: Source, *, single: bool = False, rotate: str | int = AUTO
+        self, source: Source, *, single: bool = False, rotate: str | int = "auto"
     ) -> Prediction:
         """Return the digits in one picture: a path, a file's bytes, an array or a PIL image.
 
@@ -205,19 +210,22 @@ class Model:
         return answer
 
     def read(
-        self, sources: Iterable[Source], *, single: bool = False, rotate: str | int = AUTO
+        self, sources: Iterable[Source], *, single: bool = False, rotate: str | int = "auto"
     ) -> Iterator[Prediction | PictureError]:
         """Yield a prediction for each source, or the reason why it cannot be read, in order.
 
         ``single`` takes all ink of a picture as one digit. ``rotate`` is by how many degrees
         clockwise a picture is turned to be read, 0, 90, 180 or 270; ``auto`` chooses the turn in
-        which its digits have the most evidence, and never turns a lone digit. With NumPy, memory does not grow with
-        the number of sources. Another framework gets the digits of all sources at once, because
-        each start of its process takes seconds; this needs 784 bytes per digit.
+        which its digits have the most evidence, and never turns a lone digit. Raises `UsageError`
+        for another one.
+
+        With NumPy, memory does not grow with the number of sources. Another framework gets the
+        digits of all sources at once, because each start of its process takes seconds; this needs
+        784 bytes per digit.
         """
-        prepared = self._prepared(
-            sources, single=single, rotation=None if rotate == AUTO else int(rotate)
-        )
+        require_choice("rotate", str(rotate), ROTATIONS)
+        rotation = None if rotate == "auto" else int(rotate)
+        prepared = self._prepared(sources, single=single, rotation=rotation)
         size = _BATCH_SIZE if self._framework == NUMPY else None
         while batch := list(islice(prepared, size)):
             images = [

@@ -75,7 +75,10 @@ def border_of(values: Array, depth: int = 0) -> Array:
 
 
 def _replaced(pixels: Array, outside: Array, filled: Array) -> Array:
-    """Return pixels (H, W, ...), those ``outside`` (h, w), uint8, replaced by ``filled`` (h, w, ...)."""
+    """Return pixels (H, W, ...) with those ``outside`` (h, w), uint8, replaced by ``filled``.
+
+    ``filled`` is (h, w, ...), uint8; both are enlarged to H x W.
+    """
     size = (pixels.shape[1], pixels.shape[0])
     filled = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR)
     replaced = cv2.resize(outside, size, interpolation=cv2.INTER_NEAREST) > 0
@@ -156,7 +159,7 @@ def _edge_line(grey: Array, least: float) -> Array | None:
             continue
         for slope in np.tan(np.radians(_EDGE_ANGLES_DEGREES)):
             rows = np.rint(y - slope * (x - center)).astype(np.int64)
-            # Each column counts once in two neighbouring rows, whatever the edge's blur.
+            # Each column counts once in a row, however its edge is blurred.
             keys = np.unique((rows + height) * width + x)
             votes = np.bincount(keys // width, minlength=3 * height)
             row = int(votes.argmax())

@@ -28,8 +28,8 @@ _MAX_CROSSINGS = 4.5
 # of digits; more than the second are more than fit on a page.
 _MAX_COMPONENTS = 400
 _MAX_SIMILAR_COMPONENTS = 5000
-# Fractions of a box: the thickness of its lines, how much of a side they take, and the height of what
-# is written in it.
+# Fractions of a box: the thickness of its lines, how much of a side they take, and the height of
+# what is written in it.
 _MAX_BOX_LINE = 0.15
 _MIN_LINE_FILL = 0.85
 _MIN_BOXED_HEIGHT = 0.4
@@ -156,7 +156,7 @@ def _without_box(component: Component, boxes: Array) -> list[Component]:
 
 
 def _line_thickness(mask: Array) -> int:
-    """Return how many of the first rows of a mask (H, W) a straight line along them takes, 0 if none.
+    """Return how many of the first rows of a mask (H, W) a straight line takes, 0 if none does.
 
     The soft edge of the line may precede it.
     """

@@ -31,8 +31,8 @@ _HIGH_THRESHOLD = 0.4
 # There is no noise to mistake for ink, and pencil beside a marker is fainter than that.
 _LOW_THRESHOLD_CLEAN = 0.1
 _HIGH_THRESHOLD_CLEAN = 0.2
-# Pixels, and strength of ink: a small one-bit scan has lost the grey edges of its strokes, and faint
-# strokes are broken. A blur by so much gives edges back and closes gaps of a pixel.
+# Pixels, and strength of ink: a small one-bit scan has lost the grey edges of its strokes, and its
+# faint strokes are broken. A blur by so much gives edges back and closes gaps of a pixel.
 _ONE_BIT_BLUR = 0.8
 _ONE_BIT_THRESHOLD = 0.15
 # Strength of ink. Both thresholds lie so many noise levels above paper where that is more: 4 for

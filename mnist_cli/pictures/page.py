@@ -157,20 +157,20 @@ def _with_outlines_filled(ink: Ink) -> Ink | None:
     )
     if not contours:
         return None
-    parents = hierarchy[0, :, 3].tolist()
-    children = hierarchy[0, :, 2].tolist()
-    is_large = [min(cv2.boundingRect(contour)[2:]) >= ink.min_digit_side for contour in contours]
-    outer = [n for n, parent in enumerate(parents) if parent < 0 and is_large[n]]
-    with_hole = [n for n in outer if children[n] >= 0]
-    if len(outer) < _MIN_OUTLINES or len(with_hole) < _MIN_OUTLINE_FRACTION * len(outer):
+    first_hole, parents = hierarchy[0, :, 2].tolist(), hierarchy[0, :, 3].tolist()
+    outer = {
+        number
+        for number, contour in enumerate(contours)
+        if parents[number] < 0 and min(cv2.boundingRect(contour)[2:]) >= ink.min_digit_side
+    }
+    outlines = {number for number in outer if first_hole[number] >= 0}
+    if len(outlines) < max(_MIN_OUTLINES, _MIN_OUTLINE_FRACTION * len(outer)):
         return None
+    insides = {number for number, parent in enumerate(parents) if parent in outlines}
+    counters = [contours[number] for number, parent in enumerate(parents) if parent in insides]
     filled = np.zeros(ink.mask.shape, np.uint8)
-    for number, parent in enumerate(parents):
-        if parent in with_hole:  # the hole of an outermost contour, without what lies in it
-            cv2.drawContours(filled, contours, number, 1, cv2.FILLED)
-            for other, owner in enumerate(parents):
-                if owner == number:
-                    cv2.drawContours(filled, contours, other, 0, cv2.FILLED)
+    cv2.drawContours(filled, [contours[number] for number in insides], -1, 1, cv2.FILLED)
+    cv2.drawContours(filled, counters, -1, 0, cv2.FILLED)
     inside = filled > 0
     strength = np.where(inside, np.float32(1), ink.strength)
     return replace(ink, strength=strength, mask=ink.mask | inside, strong=ink.strong | inside)

@@ -30,8 +30,8 @@ _MAX_GAP_IN_DIGIT = 0.08
 _EVEN_EVIDENCE = 10.5
 _MAX_EVIDENCE = 16.0
 _WHOLE_COMPONENT_GAIN = 1.0
-# Evidence that a cut costs for a whole height of ink that it passes through: where digits touch, that
-# is the width of a stroke.
+# Evidence that a cut costs for a whole height of ink that it passes through: where digits touch,
+# that is the width of a stroke.
 _CUT_COST = 8.0
 # Evidence that a part loses for each tenth of the line's height that it is wider than 1.1 or lower
 # than 0.75 of it.
