@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mnist_cli.arrays import Array
-from mnist_cli.pictures.components import Box, Component, find_components
+from mnist_cli.pictures.components import Box, Component, find_components, union
 from mnist_cli.pictures.ink import Ink
 
 # N components of an ink -> their images as MNIST would hold them, (N, 28, 28) uint8.
@@ -22,6 +22,7 @@ QUARTER_TURNS = (0, 90, 180, 270)
 # length, because others are specks and digits that touch. A lone digit is never turned.
 _MAX_JUDGED = 48
 _MIN_JUDGED = 2
+_MAX_STROKES = 4  # components that may be strokes of one digit
 _SIZE_RANGE = (0.4, 2.0)
 # Evidence that a page must gain to be turned by a quarter, in all and per component. Upright, a 0,
 # 1, 6, 8 or 9 may have up to 2 less than turned by 180 degrees.
@@ -110,7 +111,23 @@ def upright_page(
             gain = found_tilted.mean(axis=1).max() - found.mean(axis=1).max()
             if gain > _MIN_TILT_GAIN / np.sqrt(len(components)):
                 page, found = tilted, found_tilted
-    return _turned(page, _best_turn(found) if rotation is None else rotation)
+    if rotation is None:
+        rotation = (
+            0 if _is_lone_digit(page.ink, components, images, evidence) else _best_turn(found)
+        )
+    return _turned(page, rotation)
+
+
+def _is_lone_digit(
+    ink: Ink,
+    components: Sequence[Component],
+    images: ComponentImages,
+    evidence: Callable[[Array], Array],
+) -> bool:
+    """Return whether a few components are together one digit, such as a 5 with a loose bar."""
+    if len(components) > _MAX_STROKES:
+        return False
+    return bool(evidence(images(ink, [union(components)]))[0] >= _SHAPE_EVIDENCE)
 
 
 def _enlargement(components: Sequence[Component]) -> float:

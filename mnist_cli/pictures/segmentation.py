@@ -25,7 +25,7 @@ from mnist_cli.pictures.components import (
 )
 from mnist_cli.pictures.ink import Ink
 from mnist_cli.pictures.page import text_lines
-from mnist_cli.pictures.touching import best_digits, line_candidates
+from mnist_cli.pictures.touching import best_digits, certain_digits, line_candidates
 
 # N components -> the evidence (N,) that each shows a digit, by `evaluation.evidence`. A softmax's
 # probabilities would not do: they only compare digits, and two that touch may look like a sure 3.
@@ -69,14 +69,20 @@ def segment(
     rejected += [each for each in components if each not in digits]
     if evidence is None:
         return digits, rejected
-    lines = [line_candidates(line, ink.strength) for line in text_lines(digits)]
-    found = evidence([part for line in lines for part in line.parts.values()])
-    ends = np.cumsum([len(line.parts) for line in lines])[:-1]
-    return [
-        digit
-        for line, own in zip(lines, np.split(found, ends), strict=True)
-        for digit in best_digits(line, own)
-    ], rejected
+    lines = text_lines(digits)
+    certain = certain_digits(lines, evidence)
+    digits = [line[0] for number, line in enumerate(lines) if number in certain]
+    candidates = [
+        line_candidates(line, ink.strength)
+        for number, line in enumerate(lines)
+        if number not in certain
+    ]
+    if candidates:
+        found = evidence([part for line in candidates for part in line.parts.values()])
+        ends = np.cumsum([len(line.parts) for line in candidates])[:-1]
+        for line, own in zip(candidates, np.split(found, ends), strict=True):
+            digits += best_digits(line, own)
+    return digits, rejected
 
 
 def _kept(

@@ -7,7 +7,7 @@ score of each part: as in LeCun et al., "Gradient-based learning applied to docu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -30,6 +30,10 @@ _MAX_GAP_IN_DIGIT = 0.08
 _EVEN_EVIDENCE = 10.5
 _MAX_EVIDENCE = 16.0
 _WHOLE_COMPONENT_GAIN = 1.0
+_LONE_COMPONENT_GAIN = 4.0  # for one that has its line to itself, unless it is too wide
+# With at least so much evidence a lone component is one digit: three in four of the wide digits
+# have it, and one in twenty touching pairs.
+_CERTAIN_EVIDENCE = 14.0
 # Evidence that a cut costs for a whole height of ink that it passes through: where digits touch,
 # that is the width of a stroke.
 _CUT_COST = 8.0
@@ -83,12 +87,13 @@ def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidate
             and (part := _part_between(component, cuts[first], cuts[end])) is not None
         }
         own[0, last] = component  # so that there is a way through the line
+        whole_gain = _LONE_COMPONENT_GAIN if _is_lone(line) else _WHOLE_COMPONENT_GAIN
         costs = [_CUT_COST * _crossed_ink(component, strength, cut) / height for cut in cuts]
         for (first, end), part in own.items():
             place = start + first, start + end
             is_whole = (first, end) == (0, last)
             parts[place] = part
-            gains[place] = _WHOLE_COMPONENT_GAIN if is_whole else -costs[first]
+            gains[place] = whole_gain if is_whole else -costs[first]
         for before, left in previous:
             for (first, end), right in own.items():
                 if first == 0 and _may_be_one(left, right, height):
@@ -97,6 +102,35 @@ def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidate
         previous = [(start + first, part) for (first, end), part in own.items() if end == last]
         start += last
     return LineCandidates(parts, gains, start, height)
+
+
+def certain_digits(
+    lines: Sequence[Sequence[Component]], evidence: Callable[[Sequence[Component]], Array]
+) -> set[int]:
+    """Return the numbers of the lines that are one digit each, by its width or by its evidence.
+
+    ``evidence`` returns the evidence (N,) that each of N components shows a digit.
+    """
+    lone = {number: line[0] for number, line in enumerate(lines) if _is_lone(line)}
+    wide = {
+        number: component
+        for number, component in lone.items()
+        if component.width >= _MIN_ASPECT_OF_SEVERAL * component.height
+    }
+    uncertain = set()
+    if wide:
+        found = evidence(list(wide.values()))
+        uncertain = {
+            number
+            for number, own in zip(wide, found.tolist(), strict=True)
+            if own < _CERTAIN_EVIDENCE
+        }
+    return set(lone) - uncertain
+
+
+def _is_lone(line: Sequence[Component]) -> bool:
+    """Return whether a line is one component, not so wide that it must be several digits."""
+    return len(line) == 1 and line[0].width < _MAX_ASPECT_OF_ONE * line[0].height
 
 
 def best_digits(candidates: LineCandidates, evidence: Array) -> list[Component]:
