@@ -92,11 +92,20 @@ def _without_frame(pixels: Array) -> Array:
     """Return pixels with a frame of one tone along all four sides replaced by what it surrounds."""
     height, width = pixels.shape[:2]
     grey = pixels if pixels.ndim == 2 else pixels.mean(axis=2)
+    most = int(_MAX_FRAME_THICKNESS * min(height, width))
+    middles = (
+        grey[:, width // 2],
+        grey[::-1, width // 2],
+        grey[height // 2],
+        grey[height // 2, ::-1],
+    )
+    if any(len(np.unique(middle[: most + 1])) == 1 for middle in middles):
+        return pixels  # no edge between a frame and what it surrounds
     corner_tones = grey[[0, 0, -1, -1], [0, -1, 0, -1]]
     contrast = float(grey.max()) - float(grey.min())
     tolerance = max(_FRAME_TOLERANCE * contrast, 1.0)
     tone = float(np.median(corner_tones))
-    for depth in range(1, 1 + int(_MAX_FRAME_THICKNESS * min(height, width))):
+    for depth in range(1, most + 1):
         if np.mean(np.abs(border_of(grey, depth - 1) - tone) <= tolerance) < 1:
             return pixels  # neither a frame nor uniform paper
         inner = border_of(grey, depth)
@@ -125,11 +134,13 @@ def _without_edges(pixels: Array) -> Array:
     """
     small = downscaled(pixels, _EDGE_SIDE)
     grey = small.astype(np.float32) if small.ndim == 2 else small.mean(axis=2, dtype=np.float32)
+    sides = [np.rot90(grey, quarter) for quarter in range(4)]
+    if all(_is_level(side) for side in sides):
+        return pixels
     low, high = np.percentile(grey, (1, 99))
     least = max(_MIN_EDGE_CONTRAST * float(high - low), _MIN_EDGE_LEVELS)
     outside = np.zeros(grey.shape, np.uint8)
-    for quarter in range(4):
-        side = np.rot90(grey, quarter)
+    for quarter, side in enumerate(sides):
         line = _edge_line(side, least)
         if line is not None:
             rows = np.arange(side.shape[0])[:, None]
@@ -139,6 +150,15 @@ def _without_edges(pixels: Array) -> Array:
     # The paper: what is typical of a neighbourhood, whichever is lighter, ink or paper.
     filled = cv2.medianBlur(cv2.inpaint(small, outside, 3, cv2.INPAINT_TELEA), 41)
     return _replaced(pixels, outside, filled)
+
+
+def _is_level(grey: Array) -> bool:
+    """Return whether typical tones along the top of ``grey`` (H, W) show no edge, as on bare paper.
+
+    An edge along most of a side changes the median of the rows that lie beyond it.
+    """
+    rows = np.median(grey[: max(1, int(_MAX_EDGE_DEPTH * len(grey)) + _EDGE_STEP), ::3], axis=1)
+    return bool(np.ptp(rows) < _MIN_EDGE_LEVELS)
 
 
 def _edge_line(grey: Array, least: float) -> Array | None:

@@ -99,15 +99,21 @@ def prepare(
     one. Raises `PictureError` for a picture that cannot be read or shows no digit.
     """
     picture = open_picture(source)
-    ink = most_legible(find_ink(picture.pixels), _digit_images, evidence)
-    judge = None if single else evidence
-    page = upright_page(ink, _digit_images, judge, rotation=rotation)
+    images = _DigitImages()
+    page = upright_page(
+        most_legible(find_ink(picture.pixels), images, evidence),
+        images,
+        None if single else evidence,
+        rotation=rotation,
+    )
 
     def evidence_of(components: Sequence[Component]) -> Array:
         assert evidence is not None
-        return evidence(_digit_images(page.ink, components))
+        return evidence(images(page.ink, components))
 
-    digits, rejected = segment(page.ink, single=single, evidence=evidence_of if judge else None)
+    digits, rejected = segment(
+        page, single=single, evidence=None if single or evidence is None else evidence_of
+    )
     if not digits:
         raise PictureError(NO_DIGIT)
 
@@ -119,7 +125,7 @@ def prepare(
 
     return PreparedPage(
         digits=tuple(
-            PreparedDigit(image=_digit_image(page.ink, digit), box=box_of(digit), line=number)
+            PreparedDigit(image=images(page.ink, [digit])[0], box=box_of(digit), line=number)
             for number, line in enumerate(text_lines(digits))
             for digit in line
         ),
@@ -133,9 +139,18 @@ def _scaled(box: Box, scale: float) -> Box:
     return left, top, right, bottom
 
 
-def _digit_images(ink: Ink, components: Sequence[Component]) -> Array:
-    """Return the ink of N components as MNIST would hold them, (N, 28, 28) uint8."""
-    return np.stack([_digit_image(ink, component) for component in components])
+class _DigitImages:
+    """The images of components as MNIST would hold them, each computed once."""
+
+    def __init__(self) -> None:
+        self._images: dict[tuple[Ink, Component], Array] = {}
+
+    def __call__(self, ink: Ink, components: Sequence[Component]) -> Array:
+        """Return the images (N, 28, 28), uint8, of N components of an ink."""
+        for component in components:
+            if (ink, component) not in self._images:
+                self._images[ink, component] = _digit_image(ink, component)
+        return np.stack([self._images[ink, component] for component in components])
 
 
 def _digit_image(ink: Ink, component: Component) -> Array:

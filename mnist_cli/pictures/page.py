@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import cv2
@@ -53,7 +54,7 @@ _SMALL_THRESHOLD = 0.35
 _MIN_OVERLAP = 0.4
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Page:
     """Ink turned so that it can be read.
 
@@ -64,6 +65,11 @@ class Page:
     ink: Ink
     rotation: int
     to_picture: Array
+
+    @cached_property
+    def components(self) -> tuple[list[Component], list[Component]]:
+        """The connected components of the ink, and apart what is clutter: see `find_components`."""
+        return find_components(self.ink)
 
     def box_in_picture(self, box: Box) -> Box:
         """Return the bounding box, in the picture, of a box in the turned ink."""
@@ -93,19 +99,19 @@ def upright_page(
     judge it. Turned by less than a quarter is what has lines of text that rise or fall.
     """
     page = Page(ink, 0, _IDENTITY)
-    components = _judged(find_components(ink)[0]) if evidence is not None else []
+    components = _judged(page.components[0]) if evidence is not None else []
     if evidence is None or len(components) < _MIN_JUDGED:
         return _turned(page, rotation or 0)
     scale = _enlargement(components)
     if scale > 1:
         page = _tilted(ink, 0.0, scale=scale)
-        components = _judged(find_components(page.ink)[0])
+        components = _judged(page.components[0])
     turns = QUARTER_TURNS if rotation is None else (rotation,)
     found = _turned_evidence(images(page.ink, components), evidence, turns)
     tilt = _tilt(components)
     if abs(tilt) >= _MIN_TILT_DEGREES:
         tilted = _tilted(ink, tilt, scale=scale)
-        components = _judged(find_components(tilted.ink)[0])
+        components = _judged(tilted.components[0])
         if len(components) >= _MIN_JUDGED:
             found_tilted = _turned_evidence(images(tilted.ink, components), evidence, turns)
             gain = found_tilted.mean(axis=1).max() - found.mean(axis=1).max()

@@ -17,14 +17,12 @@ from mnist_cli.pictures.components import (
     Component,
     boxes_of,
     digit_height,
-    find_components,
     is_fragment,
     is_speck_or_line,
     union,
     without_hairs,
 )
-from mnist_cli.pictures.ink import Ink
-from mnist_cli.pictures.page import text_lines
+from mnist_cli.pictures.page import Page, text_lines
 from mnist_cli.pictures.touching import best_digits, certain_digits, line_candidates
 
 # N components -> the evidence (N,) that each shows a digit, by `evaluation.evidence`. A softmax's
@@ -42,14 +40,15 @@ _MAX_PAIRS = 5000
 
 
 def segment(
-    ink: Ink, *, single: bool, evidence: ComponentEvidence | None
+    page: Page, *, single: bool, evidence: ComponentEvidence | None
 ) -> tuple[list[Component], list[Component]]:
-    """Return the digits in the ink, one component each, in no particular order, and what is none.
+    """Return the digits of a page, one component each, in no particular order, and what is none.
 
     ``single`` takes all ink as one digit. ``evidence`` decides where shape does not; without it,
     digits that touch stay one. The first list is empty if there is no digit.
     """
-    components, rejected = find_components(ink)
+    components, clutter = page.components
+    rejected = list(clutter)
     height = digit_height(components)
     components = _kept(components, lambda each: not is_speck_or_line(each, height), rejected)
     if not components:
@@ -73,7 +72,7 @@ def segment(
     certain = certain_digits(lines, evidence)
     digits = [line[0] for number, line in enumerate(lines) if number in certain]
     candidates = [
-        line_candidates(line, ink.strength)
+        line_candidates(line, page.ink.strength)
         for number, line in enumerate(lines)
         if number not in certain
     ]
