@@ -138,7 +138,11 @@ def _without_box(component: Component, boxes: Array) -> list[Component]:
     `_MIN_BOXED_HEIGHT` of its height, unlike in a 0 or 8 of straight strokes.
     """
     mask = component.mask
-    thicknesses = [_line_thickness(side) for side in (mask, mask[::-1], mask.T, mask.T[::-1])]
+    rows, columns = mask.mean(axis=1), mask.mean(axis=0)
+    most = max(2, int(_MAX_BOX_LINE * min(mask.shape)))
+    thicknesses = [
+        _line_thickness(fill, most) for fill in (rows, rows[::-1], columns, columns[::-1])
+    ]
     if sum(thickness > 0 for thickness in thicknesses) < 3 or _is_frame(component, boxes):
         return [component]
     top, bottom, left, right = thicknesses
@@ -155,17 +159,16 @@ def _without_box(component: Component, boxes: Array) -> list[Component]:
     return parts if tallest >= _MIN_BOXED_HEIGHT * component.height else [component]
 
 
-def _line_thickness(mask: Array) -> int:
-    """Return how many of the first rows of a mask (H, W) a straight line takes, 0 if none does.
+def _line_thickness(fill: Array, most: int) -> int:
+    """Return how many of the first rows a straight line takes, up to ``most``; 0 if none does.
 
-    The soft edge of the line may precede it.
+    ``fill`` (H,), 0-1, is how much of each row is ink. The soft edge of the line may precede it.
     """
-    most = max(2, int(_MAX_BOX_LINE * min(mask.shape)))
-    is_line = mask[: most + 2].mean(axis=1) >= _MIN_LINE_FILL
-    if len(mask) <= 2 * most or not is_line[:2].any():
+    is_line = (fill[: most + 2] >= _MIN_LINE_FILL).tolist()
+    if len(fill) <= 2 * most or True not in is_line[:2]:
         return 0
-    first = int(is_line.argmax())
-    thickness = first + int(np.append(is_line[first:], False).argmin())
+    first = is_line.index(True)
+    thickness = first + [*is_line[first:], False].index(False)
     return thickness if thickness <= most else 0
 
 

@@ -181,7 +181,11 @@ def _as_mnist(values: Array) -> Array:
     """Return a digit's ink (H, W), float32, 0 where there is none, as (28, 28) uint8."""
     values = _cropped(values)
     fine = _scaled_to(values, _FINE_SIDE)
-    full_ink = max(1e-3, float(np.percentile(fine[fine > 0], 90)))
+    inked = fine[fine > 0]
+    nearly_full = int(
+        0.9 * (inked.size - 1)
+    )  # the 90th percentile; NumPy's takes three times as long
+    full_ink = max(1e-3, float(np.partition(inked, nearly_full)[nearly_full]))
     side = max(values.shape)
     # MNIST's digits were black and white before they were scaled down. So raise the contrast of a
     # digit that is larger than MNIST's, fully from 2.2 times its size on. A smaller one needs its

@@ -118,22 +118,17 @@ def upright_page(
             if gain > _MIN_TILT_GAIN / np.sqrt(len(components)):
                 page, found = tilted, found_tilted
     if rotation is None:
-        rotation = (
-            0 if _is_lone_digit(page.ink, components, images, evidence) else _best_turn(found)
-        )
+        is_lone = _is_lone_digit(page, images, evidence)
+        rotation = 0 if is_lone else _best_turn(found)
     return _turned(page, rotation)
 
 
-def _is_lone_digit(
-    ink: Ink,
-    components: Sequence[Component],
-    images: ComponentImages,
-    evidence: Callable[[Array], Array],
-) -> bool:
+def _is_lone_digit(page: Page, images: ComponentImages, evidence: Callable[[Array], Array]) -> bool:
     """Return whether a few components are together one digit, such as a 5 with a loose bar."""
+    components = _judged(page.components[0])
     if len(components) > _MAX_STROKES:
         return False
-    return bool(evidence(images(ink, [union(components)]))[0] >= _SHAPE_EVIDENCE)
+    return bool(evidence(images(page.ink, [union(components)]))[0] >= _SHAPE_EVIDENCE)
 
 
 def _enlargement(components: Sequence[Component]) -> float:

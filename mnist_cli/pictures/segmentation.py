@@ -70,18 +70,17 @@ def segment(
         return digits, rejected
     lines = text_lines(digits)
     certain = certain_digits(lines, evidence)
-    digits = [line[0] for number, line in enumerate(lines) if number in certain]
-    candidates = [
-        line_candidates(line, page.ink.strength)
-        for number, line in enumerate(lines)
-        if number not in certain
-    ]
-    if candidates:
-        found = evidence([part for line in candidates for part in line.parts.values()])
-        ends = np.cumsum([len(line.parts) for line in candidates])[:-1]
-        for line, own in zip(candidates, np.split(found, ends), strict=True):
-            digits += best_digits(line, own)
-    return digits, rejected
+    candidates = [line_candidates(line, page.ink.strength, certain) for line in lines]
+    parts = [part for line in candidates for part in line.parts.values()]
+    if len(parts) == len(digits):  # there is nothing to choose from
+        return digits, rejected
+    found = evidence(parts)
+    ends = np.cumsum([len(line.parts) for line in candidates])[:-1]
+    return [
+        digit
+        for line, own in zip(candidates, np.split(found, ends), strict=True)
+        for digit in best_digits(line, own)
+    ], rejected
 
 
 def _kept(

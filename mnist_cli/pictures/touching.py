@@ -31,9 +31,10 @@ _EVEN_EVIDENCE = 10.5
 _MAX_EVIDENCE = 16.0
 _WHOLE_COMPONENT_GAIN = 1.0
 _LONE_COMPONENT_GAIN = 4.0  # for one that has its line to itself, unless it is too wide
-# With at least so much evidence a lone component is one digit: three in four of the wide digits
-# have it, and one in twenty touching pairs.
+# With at least so much evidence a component is one digit, unless it is wider than the limit and has
+# neighbours: three in four of the wide digits have it, and one in twenty touching pairs.
 _CERTAIN_EVIDENCE = 14.0
+_MAX_CERTAIN_ASPECT = 1.0
 # Evidence that a cut costs for a whole height of ink that it passes through: where digits touch,
 # that is the width of a stroke.
 _CUT_COST = 8.0
@@ -65,10 +66,12 @@ class LineCandidates:
     height: float
 
 
-def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidates:
+def line_candidates(
+    line: Sequence[Component], strength: Array, certain: frozenset[Component]
+) -> LineCandidates:
     """Return the possible digits of a line: components, parts of them, and neighbours joined.
 
-    ``strength`` (H, W), 0-1, is the picture's ink.
+    ``strength`` (H, W), 0-1, is the picture's ink; ``certain`` components are not cut.
     """
     height = digit_height(line)
     parts: dict[tuple[int, int], Component] = {}
@@ -76,7 +79,8 @@ def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidate
     start = 0
     previous: list[tuple[int, Component]] = []  # the last parts of the component before
     for component in line:
-        cuts = _cuts(component, strength, height)
+        is_cut = component not in certain and _may_be_several(component, height)
+        cuts = _cuts(component, strength) if is_cut else _edges(component)
         last = len(cuts) - 1
         own = {
             (first, end): part
@@ -106,26 +110,31 @@ def line_candidates(line: Sequence[Component], strength: Array) -> LineCandidate
 
 def certain_digits(
     lines: Sequence[Sequence[Component]], evidence: Callable[[Sequence[Component]], Array]
-) -> set[int]:
-    """Return the numbers of the lines that are one digit each, by its width or by its evidence.
+) -> frozenset[Component]:
+    """Return the components that need not be cut: so much evidence has only one digit.
 
     ``evidence`` returns the evidence (N,) that each of N components shows a digit.
     """
-    lone = {number: line[0] for number, line in enumerate(lines) if _is_lone(line)}
-    wide = {
-        number: component
-        for number, component in lone.items()
-        if component.width >= _MIN_ASPECT_OF_SEVERAL * component.height
-    }
-    uncertain = set()
-    if wide:
-        found = evidence(list(wide.values()))
-        uncertain = {
-            number
-            for number, own in zip(wide, found.tolist(), strict=True)
-            if own < _CERTAIN_EVIDENCE
-        }
-    return set(lone) - uncertain
+    wide = [
+        (component, _is_lone(line))
+        for line in lines
+        for component in line
+        if _may_be_several(component, digit_height(line))
+    ]
+    if not wide:
+        return frozenset()
+    found = evidence([component for component, _ in wide]).tolist()
+    return frozenset(
+        component
+        for (component, is_lone), own in zip(wide, found, strict=True)
+        if own >= _CERTAIN_EVIDENCE
+        and (is_lone or component.width < _MAX_CERTAIN_ASPECT * component.height)
+    )
+
+
+def _may_be_several(component: Component, height: float) -> bool:
+    """Return whether a component may be several digits in a line with digits of this height."""
+    return component.width >= _MIN_ASPECT_OF_SEVERAL * min(height, component.height)
 
 
 def _is_lone(line: Sequence[Component]) -> bool:
@@ -172,16 +181,19 @@ def _may_be_one(left: Component, right: Component, height: float) -> bool:
     )
 
 
-def _cuts(component: Component, strength: Array, height: float) -> list[Array]:
+def _edges(component: Component) -> list[Array]:
+    """Return the left and the right edge of a component as cuts."""
+    return [np.zeros(component.height), np.full(component.height, component.width)]
+
+
+def _cuts(component: Component, strength: Array) -> list[Array]:
     """Return possible cuts through a component, from its left edge to its right edge.
 
     A cut is (H,) float64: the column, in pixels, at each of the component's H rows. The first and
     the last are its edges, each other one is the seam with the least ink near one of several
-    positions. ``height`` is that of a digit in pixels.
+    positions.
     """
-    edges = [np.zeros(component.height), np.full(component.height, component.width)]
-    if component.width < _MIN_ASPECT_OF_SEVERAL * min(height, component.height):
-        return edges
+    first, last = _edges(component)
     left, top, right, bottom = component.box
     own = np.where(component.mask, strength[top:bottom, left:right], 0).astype(np.float32)
     scale = _CUT_HEIGHT / component.height
@@ -194,7 +206,7 @@ def _cuts(component: Component, strength: Array, height: float) -> list[Array]:
     seams = _seams(small, centers, reach=_CUT_REACH)
     y, small_y = np.arange(component.height), (np.arange(_CUT_HEIGHT) + 0.5) / scale
     inner = [np.interp(y, small_y, (seam + 0.5) / scale) for seam in seams]
-    return [edges[0], *inner, edges[1]]
+    return [first, *inner, last]
 
 
 def _seams(strength: Array, centers: Array, *, reach: int) -> Array:
