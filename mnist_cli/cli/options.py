@@ -8,14 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mnist_cli.config import (
-    ACTIVATIONS,
-    ARCHITECTURES,
-    DEVICES,
-    PRECISIONS,
-    ROTATIONS,
-    TrainConfig,
-)
+from mnist_cli.config import ACTIVATIONS, ARCHITECTURES, DEVICES, PRECISIONS, TrainConfig
 
 DEFAULTS = TrainConfig()
 RESULTS = Path("results")
@@ -96,15 +89,7 @@ Threads = Annotated[
     int | None, typer.Option(help="Processor threads.", show_default="all available cores")
 ]
 Device = Annotated[str, _choice(help="auto, cpu or cuda.", values=DEVICES)]
-Single = Annotated[bool, typer.Option("--single", help="Take all ink of a picture as one digit.")]
-Rotate = Annotated[
-    str,
-    _choice(help="Degrees clockwise to turn pictures by: 0, 90, 180, 270.", values=ROTATIONS),
-]
-SameDevice = Annotated[
-    str,
-    _choice(help="cpu, cuda or auto, for all: else they cannot be compared.", values=DEVICES),
-]
+Single = Annotated[bool, typer.Option("--single", help="Take all ink as one digit.")]
 TargetAccuracy = Annotated[
     float | None,
     typer.Option(
