@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from mnist_cli.config import ACTIVATIONS, ARCHITECTURES, DEVICES, PRECISIONS, TrainConfig
+from mnist_cli.config import (
+    ACTIVATIONS,
+    ARCHITECTURES,
+    DEVICES,
+    PRECISIONS,
+    ROTATIONS,
+    TrainConfig,
+)
 
 DEFAULTS = TrainConfig()
 RESULTS = Path("results")
@@ -90,6 +97,11 @@ Threads = Annotated[
 ]
 Device = Annotated[str, _choice(help="auto, cpu or cuda.", values=DEVICES)]
 Single = Annotated[bool, typer.Option("--single", help="Take all ink as one digit.")]
+Rotate = Annotated[str, _choice(help="auto, or degrees to turn clockwise.", values=ROTATIONS)]
+SameDevice = Annotated[
+    str,
+    _choice(help="cpu, cuda or auto, for all: else they cannot be compared.", values=DEVICES),
+]
 TargetAccuracy = Annotated[
     float | None,
     typer.Option(

@@ -27,7 +27,7 @@ _MAX_STROKES = 4  # components that may be strokes of one digit
 _SIZE_RANGE = (0.4, 2.0)
 # Evidence that a page must gain to be turned by a quarter, in all and per component. Upright, a 0,
 # 1, 6, 8 or 9 may have up to 2 less than turned by 180 degrees.
-_MIN_TURN_GAIN = 8.0
+_MIN_TURN_GAIN = 5.0
 _MIN_TURN_MEAN_GAIN = 1.5
 # Evidence per component that tilting must gain, less with more components: the network reads digits
 # that are tilted by a few degrees nearly as well.
