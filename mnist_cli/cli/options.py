@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from mnist_cli import config
+from mnist_cli.config import ACTIVATIONS, ARCHITECTURES, DEVICES, PRECISIONS, TrainConfig
 
-DEFAULTS = config.TrainConfig()
+DEFAULTS = TrainConfig()
 RESULTS = Path("results")
 
 
@@ -60,17 +61,17 @@ Frameworks = Annotated[
         autocompletion=complete_framework,
     ),
 ]
-Arch = Annotated[str, _choice(help="cnn or mlp.", values=config.ARCHITECTURES)]
+Arch = Annotated[str, _choice(help="cnn or mlp.", values=ARCHITECTURES)]
 Archs = Annotated[
     list[str] | None,
     typer.Option(
         "--arch",
         help="cnn or mlp; repeatable.",
         show_default="both",
-        autocompletion=lambda incomplete: _starting_with(incomplete, config.ARCHITECTURES),
+        autocompletion=lambda incomplete: _starting_with(incomplete, ARCHITECTURES),
     ),
 ]
-Activation = Annotated[str, _choice(help="The MLP's: relu or sigmoid.", values=config.ACTIVATIONS)]
+Activation = Annotated[str, _choice(help="The MLP's: relu or sigmoid.", values=ACTIVATIONS)]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(help="Images per step.")]
 LearningRate = Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")]
@@ -82,24 +83,18 @@ Augment = Annotated[
 ]
 Precision = Annotated[
     str,
-    _choice(
-        help="float32, or bfloat16 for mixed precision (not in NumPy).", values=config.PRECISIONS
-    ),
+    _choice(help="float32, or bfloat16 for mixed precision (not in NumPy).", values=PRECISIONS),
 ]
 Seed = Annotated[int, typer.Option(help="Decides initial weights, split and batch order.")]
 Threads = Annotated[
     int | None, typer.Option(help="Processor threads.", show_default="all available cores")
 ]
-Device = Annotated[str, _choice(help="auto, cpu or cuda.", values=config.DEVICES)]
+Device = Annotated[str, _choice(help="auto, cpu or cuda.", values=DEVICES)]
 Single = Annotated[bool, typer.Option("--single", help="Take all ink as one digit.")]
-Rotate = Annotated[
-    str, _choice(help="auto, or degrees to turn clockwise.", values=config.ROTATIONS)
-]
+Rotate = Annotated[str, _choice(help="auto, or degrees clockwise.", values=config.ROTATIONS)]
 SameDevice = Annotated[
     str,
-    _choice(
-        help="cpu, cuda or auto, for all: else they cannot be compared.", values=config.DEVICES
-    ),
+    _choice(help="cpu, cuda or auto, for all: else they cannot be compared.", values=DEVICES),
 ]
 TargetAccuracy = Annotated[
     float | None,

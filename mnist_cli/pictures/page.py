@@ -118,17 +118,22 @@ def upright_page(
             if gain > _MIN_TILT_GAIN / np.sqrt(len(components)):
                 page, found = tilted, found_tilted
     if rotation is None:
-        is_lone = _is_lone_digit(page, images, evidence)
+        is_lone = _is_lone_digit(page, images, evidence, least=found.mean(axis=1).max())
         rotation = 0 if is_lone else _best_turn(found)
     return _turned(page, rotation)
 
 
-def _is_lone_digit(page: Page, images: ComponentImages, evidence: Callable[[Array], Array]) -> bool:
-    """Return whether a few components are together one digit, such as a 5 with a loose bar."""
+def _is_lone_digit(
+    page: Page, images: ComponentImages, evidence: Callable[[Array], Array], *, least: float
+) -> bool:
+    """Return whether a few components are together one digit, such as a 5 with a loose bar.
+
+    They are, if together they have at least as much evidence as ``least``, that of each alone.
+    """
     components = _judged(page.components[0])
     if len(components) > _MAX_STROKES:
         return False
-    return bool(evidence(images(page.ink, [union(components)]))[0] >= _SHAPE_EVIDENCE)
+    return bool(evidence(images(page.ink, [union(components)]))[0] >= least)
 
 
 def _enlargement(components: Sequence[Component]) -> float:
@@ -257,8 +262,9 @@ def _tilted(ink: Ink, degrees: float, *, scale: float) -> Page:
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, scale)
     matrix[:, 2] += size / 2 - (width / 2, height / 2)
 
+    flags = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR
+
     def turned(values: Array) -> Array:
-        flags = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR
         return np.asarray(cv2.warpAffine(values, matrix, size.tolist(), flags=flags))
 
     strength = np.clip(turned(ink.strength), 0, 1)

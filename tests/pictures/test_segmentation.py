@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from picture_samples import digit, only_digit, page, similarity
 
+import mnist_cli
 from mnist_cli.data.dataset import Dataset
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.pictures.normalise import prepare
@@ -45,6 +46,22 @@ def test_a_box_around_a_digit_is_no_digit(mnist_data: Dataset) -> None:
         boxed = clean.copy()
         cv2.rectangle(boxed, (70, 30), (200, bottom), 50, 3)
         assert similarity(only_digit(boxed), only_digit(clean)) > 0.98
+
+
+def test_a_box_that_touches_its_digit_is_no_digit(mnist_data: Dataset) -> None:
+    ink = digit(mnist_data, 5)
+    clean = page((ink, 100, 60))
+    boxed = clean.copy()
+    cv2.rectangle(boxed, (98, 50), (100 + ink.shape[1], 150), 50, 2)
+    assert similarity(only_digit(boxed), only_digit(clean)) > 0.9
+
+
+def test_small_round_zeros_beside_tall_digits_are_digits(mnist_data: Dataset) -> None:
+    placed = [(digit(mnist_data, 7, n, height=90), 30 + 160 * n, 40) for n in range(3)]
+    pixels = page(*placed, size=(200, 560))
+    for x in (120, 280, 480):
+        cv2.circle(pixels, (x, 105), 12, 40, 3)
+    assert mnist_cli.predict(pixels).text == "707070"
 
 
 def test_specks_are_ignored(mnist_data: Dataset) -> None:
