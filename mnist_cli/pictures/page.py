@@ -160,13 +160,16 @@ def most_legible(
 def _legibility(ink: Ink, images: ComponentImages, evidence: Callable[[Array], Array]) -> float:
     """Return the evidence of all components beyond that of shapes, in the best orientation.
 
-    The holes of a few digits may look like zeros, but there are more digits than holes.
+    It counts by the share of the ink that they are: the holes of an 8 may look like zeros, but
+    beside them all paper would be ink.
     """
     components = _judged(find_components(ink)[0])
     if not components:
         return 0.0
     found = _turned_evidence(images(ink, components), evidence, QUARTER_TURNS)
-    return float(np.maximum(found - _SHAPE_EVIDENCE, 0).sum(axis=1).max())
+    judged = sum(np.count_nonzero(component.mask) for component in components)
+    share = judged / np.count_nonzero(ink.mask)
+    return float(np.maximum(found - _SHAPE_EVIDENCE, 0).sum(axis=1).max() * np.sqrt(share))
 
 
 def _with_outlines_filled(ink: Ink) -> Ink | None:
