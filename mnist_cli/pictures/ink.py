@@ -114,10 +114,9 @@ def find_ink(pixels: Array) -> list[Ink]:
     tolerance = _UNIFORM_BORDER_TOLERANCE * (high - low)
     if np.mean(np.abs(border - paper) <= tolerance) < _MIN_UNIFORM_BORDER:
         readings.append((readings[0][1], paper))
-    inks = [ink for reading in readings if (ink := _clean_ink(grey, *reading)) is not None]
-    is_clean = bool(inks)
-    if not inks:
-        inks = _photographed_inks(grey, *readings[0])
+    clean = [_clean_ink(grey, *reading) for reading in readings]
+    is_clean = clean[0] is not None
+    inks = list(filter(None, clean)) if is_clean else _photographed_inks(grey, *readings[0])
     return [_without_ruled_lines(ink, is_clean=is_clean) for ink in inks]
 
 
