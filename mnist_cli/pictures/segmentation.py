@@ -30,10 +30,15 @@ from mnist_cli.pictures.touching import best_digits, certain_digits, line_candid
 ComponentEvidence: TypeAlias = "Callable[[Sequence[Component]], Array]"
 
 # Fractions of a digit's height: what is lower than the first may be a fragment. It is a digit if it
-# is not lower than the second and has as much evidence as a digit that is sure.
+# is not lower than the second, no mere bar, and has as much evidence as a digit that is sure.
 _FRAGMENT_HEIGHT = 0.6
 _MIN_SMALL_HEIGHT = 0.2
+_MIN_SMALL_ASPECT = 0.6  # width to height
 _MIN_SMALL_EVIDENCE = 7.7
+# Two components of nearly the same height, of which one has so much evidence, are two digits: with
+# a 1 beside it, a 4 would have more.
+_FULL_HEIGHT = 0.8
+_DIGIT_EVIDENCE = 10.5
 # Pairs of neighbours that the classifier judges: a page of digits has fewer, and textures with
 # more would take long.
 _MAX_PAIRS = 5000
@@ -100,14 +105,19 @@ def _small_digits(
 
     In quick handwriting a 0 has a third of a 7's height. ``height`` is that of a digit in pixels.
     """
-    small = [each for each in components if each.height < _FRAGMENT_HEIGHT * height]
+    small = [
+        each
+        for each in components
+        if _MIN_SMALL_HEIGHT * height <= each.height < _FRAGMENT_HEIGHT * height
+        and each.width >= _MIN_SMALL_ASPECT * each.height
+    ]
     if evidence is None or not small:
         return frozenset()
     found = evidence(small)
     return frozenset(
         component.box
         for component, own in zip(small, found.tolist(), strict=True)
-        if own >= _MIN_SMALL_EVIDENCE and component.height >= _MIN_SMALL_HEIGHT * height
+        if own >= _MIN_SMALL_EVIDENCE
     )
 
 
@@ -177,7 +187,10 @@ def _with_halves_joined(
     joined = []
     for pair in np.argsort(-together):
         first, second = pairs[pair]
-        if together[pair] <= alone[[first, second]].max() or used & {first, second}:
+        least = alone[[first, second]].max()
+        heights = sorted((components[first].height, components[second].height))
+        are_two = heights[0] >= _FULL_HEIGHT * heights[1] and least >= _DIGIT_EVIDENCE
+        if together[pair] <= least or are_two or used & {first, second}:
             continue
         used |= {first, second}
         joined.append(union([components[first], components[second]]))

@@ -56,6 +56,20 @@ def test_a_box_that_touches_its_digit_is_no_digit(mnist_data: Dataset) -> None:
     assert similarity(only_digit(boxed), only_digit(clean)) > 0.9
 
 
+def test_a_1_close_beside_a_4_is_no_part_of_it(mnist_data: Dataset) -> None:
+    for number in range(6):
+        four = digit(mnist_data, 4, number, height=60)
+        pixels = page((four, 60, 60))
+        cv2.line(pixels, (66 + four.shape[1], 60), (66 + four.shape[1], 119), 40, 5)
+        assert len(mnist_cli.predict(pixels).digits) == 2
+
+
+def test_bars_much_lower_than_the_digits_are_none(mnist_data: Dataset) -> None:
+    pixels = page(*((digit(mnist_data, 3, n, height=60), 40 + 80 * n, 60) for n in range(3)))
+    pixels[78:92, 28:32] = pixels[78:92, 276:280] = 40
+    assert mnist_cli.predict(pixels).text == "333"
+
+
 def test_small_round_zeros_beside_tall_digits_are_digits(mnist_data: Dataset) -> None:
     placed = [(digit(mnist_data, 7, n, height=90), 30 + 160 * n, 40) for n in range(3)]
     pixels = page(*placed, size=(200, 560))
