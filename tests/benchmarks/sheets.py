@@ -240,6 +240,12 @@ def _tight(low: float, high: float) -> Callable[[Writer], Made]:
     return make
 
 
+def _touching_lines(writer: Writer) -> Made:
+    """Lines so close that some digits touch those of the next line."""
+    cover, text = writer.page(3, 6, 50, leading=(-0.27, -0.22))
+    return drawn(cover), text
+
+
 def _yellow_beside_blue(writer: Writer) -> Made:
     """Digits in strong and light colours in turn, on white."""
     colors = np.array([[255, 235, 40], [20, 40, 180], [120, 230, 240], [200, 20, 30]], np.float32)
@@ -300,6 +306,7 @@ KINDS: dict[str, Callable[[Writer], Made]] = {
     "one digit per line": _one_per_line,
     "close digits, some touch": _tight(-0.02, 0.08),
     "digits that touch or overlap": _tight(-0.08, 0.02),
+    "lines that touch": _touching_lines,
     "yellow beside blue on white": _yellow_beside_blue,
     "pencil beside marker": _pencil_beside_marker,
     "bold print": _printed("DejaVuSans-Bold.ttf", 60),
