@@ -306,12 +306,12 @@ KINDS: dict[str, Callable[[Writer], Made]] = {
     "one digit per line": _one_per_line,
     "close digits, some touch": _tight(-0.02, 0.08),
     "digits that touch or overlap": _tight(-0.08, 0.02),
-    "lines that touch": _touching_lines,
     "yellow beside blue on white": _yellow_beside_blue,
     "pencil beside marker": _pencil_beside_marker,
     "bold print": _printed("DejaVuSans-Bold.ttf", 60),
     "outlines": _printed("DejaVuSans-Bold.ttf", 60, outline=True),
     "12 px screen text": _printed("DejaVuSans.ttf", 12),
+    "lines that touch": _touching_lines,
 }
 
 
