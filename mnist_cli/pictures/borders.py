@@ -141,7 +141,7 @@ def _without_edges(pixels: Array) -> Array:
     least = max(_MIN_EDGE_CONTRAST * float(high - low), _MIN_EDGE_LEVELS)
     outside = np.zeros(grey.shape, np.uint8)
     for quarter, side in enumerate(sides):
-        line = _edge_line(side, least)
+        line = None if _is_level(side) else _edge_line(side, least)
         if line is not None:
             rows = np.arange(side.shape[0])[:, None]
             np.rot90(outside, quarter)[rows <= line] = 1
