@@ -10,6 +10,7 @@ from mnist_cli.errors import UsageError
 ARCHITECTURES = ("cnn", "mlp")
 ACTIVATIONS = ("relu", "sigmoid")
 DEVICES = ("auto", "cpu", "cuda")
+ROTATIONS = ("auto", "0", "90", "180", "270")  # degrees clockwise by which a picture is turned
 PRECISIONS = ("float32", "bfloat16")
 
 

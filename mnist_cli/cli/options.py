@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mnist_cli import config
 from mnist_cli.config import ACTIVATIONS, ARCHITECTURES, DEVICES, PRECISIONS, TrainConfig
 
 DEFAULTS = TrainConfig()
@@ -89,6 +90,8 @@ Threads = Annotated[
     int | None, typer.Option(help="Processor threads.", show_default="all available cores")
 ]
 Device = Annotated[str, choice(help="auto, cpu or cuda.", values=DEVICES)]
+Single = Annotated[bool, typer.Option("--single", help="Take all ink as one digit.")]
+Rotate = Annotated[str, choice(help="auto, or degrees clockwise.", values=config.ROTATIONS)]
 SameDevice = Annotated[
     str,
     choice(help="cpu, cuda or auto, for all: else they cannot be compared.", values=DEVICES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +19,8 @@ from mnist_cli.errors import MnistError, UsageError
 if TYPE_CHECKING:
     from mnist_cli.cli.predictions import PredictionPrinter
     from mnist_cli.cli.sources import Named
-    from mnist_cli.prediction import Model, Prediction
+    from mnist_cli.errors import PictureError
+    from mnist_cli.prediction import Prediction
 
 _FEW_PICTURES = 8  # read in a moment: no progress bar
 _MAX_PLOTTED = 6  # pictures in one plot
@@ -41,13 +42,12 @@ def predict(
         ),
     ] = None,
     framework: options.Framework = "numpy",
-    single: Annotated[
-        bool, typer.Option("--single", help="Take all ink of a picture as one digit.")
-    ] = False,
+    single: options.Single = False,
+    rotate: options.Rotate = "auto",
     show: Annotated[bool, typer.Option("--show", help="Draw the network's input.")] = False,
     save_plot: Annotated[
         Path | None,
-        typer.Option(help="A PNG file for boxes, prepared digits and probabilities."),
+        typer.Option(help="A PNG file for boxes, lines, prepared digits and probabilities."),
     ] = None,
     threads: options.Threads = None,
     device: options.Device = "auto",
@@ -72,7 +72,8 @@ def predict(
         model, framework=framework, threads=threads, device=device, results_dir=results_dir
     )
     printer = PredictionPrinter(as_csv=as_csv, as_json=as_json, show=show)
-    plotted, unread = _read(reader, sources, printer, single=single)
+    answers = reader.read((source for _, source in sources), single=single, rotate=rotate)
+    plotted, unread = _print_answers(answers, sources, printer)
     if save_plot is not None and plotted:
         from mnist_cli.reporting.charts import reading
 
@@ -82,8 +83,8 @@ def predict(
         raise typer.Exit(1)
 
 
-def _read(
-    reader: Model, sources: list[Named], printer: PredictionPrinter, *, single: bool
+def _print_answers(
+    answers: Iterator[Prediction | PictureError], sources: list[Named], printer: PredictionPrinter
 ) -> tuple[list[tuple[str, str | bytes, Prediction]], int]:
     """Read and print every picture; return the first few, to plot, and how many failed."""
     import time
@@ -92,7 +93,6 @@ def _read(
     unread = 0
     began = time.perf_counter()
     with _progress(len(sources)) as advance:
-        answers = reader.read((source for _, source in sources), single=single)
         for (name, source), answer in zip(sources, answers, strict=True):
             advance()
             if isinstance(answer, MnistError):

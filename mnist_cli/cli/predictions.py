@@ -57,11 +57,12 @@ def _prediction_lines(name: str, answer: Prediction) -> list[str]:
     tops = [
         ", ".join(f"{digit} {share:.1%}" for digit, share in digit.top()) for digit in answer.digits
     ]
+    note = "" if answer.sure else "  not sure"
+    if answer.rotation:
+        note += f"  turned by {answer.rotation} degrees"
     if len(tops) == 1:
-        note = "" if answer.sure else "  not sure"
         return [f"{name}: {answer.text}  ({tops[0]}){note}"]
     # A question mark after each digit that is not sure.
     marks = iter("" if digit.sure else "?" for digit in answer.digits)
     text = "".join(" / " if sign == "\n" else sign + next(marks) for sign in answer.text)
-    note = "" if answer.sure else "  not sure"
     return [f"{name}: {text}  ({answer.confidence:.1%}){note}", *(f"    {top}" for top in tops)]
