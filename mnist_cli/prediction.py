@@ -224,6 +224,8 @@ class Model:
         784 bytes per digit.
         """
         require_choice("rotate", str(rotate), ROTATIONS)
+        if isinstance(sources, (str, bytes, os.PathLike)):  # else its characters would be read
+            sources = [sources]
         rotation = None if rotate == "auto" else int(rotate)
         prepared = self._prepared(sources, single=single, rotation=rotation)
         size = _BATCH_SIZE if self._framework == NUMPY else None

@@ -18,7 +18,7 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 # Fractions of a digit's height. What is smaller than a speck is dirt; what is lower than a digit is
 # a fragment that was not joined to one.
-_SPECK = 0.08
+_MAX_SPECK_SIZE = 0.08
 _MIN_HEIGHT = 0.35
 # Aspect ratio, width to height: a 5's loose bar is less flat than this, an underline flatter.
 _MAX_FLATNESS = 5
@@ -117,7 +117,7 @@ def _connected_components(mask: Array, strong: Array, min_digit_side: float) -> 
     longer = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
     kept = np.flatnonzero(has_strong_ink & (longer >= 0.4 * min_digit_side))
     if len(kept) > _MAX_COMPONENTS:
-        kept = kept[longer[kept] >= _SPECK * longer[kept].max()]
+        kept = kept[longer[kept] >= _MAX_SPECK_SIZE * longer[kept].max()]
         are_similar = np.median(longer[kept]) >= 0.4 * longer[kept].max()
         if len(kept) > (_MAX_SIMILAR_COMPONENTS if are_similar else _MAX_COMPONENTS):
             return []
@@ -151,7 +151,7 @@ def _without_box(component: Component, boxes: Array) -> list[Component]:
     parts = []
     for label in range(1, len(stats)):
         x, y, width, height = (int(value) for value in stats[label, :4])
-        if max(width, height) >= _SPECK * component.height:
+        if max(width, height) >= _MAX_SPECK_SIZE * component.height:
             part = labels[y : y + height, x : x + width] == label
             x, y = component.box[0] + left + x, component.box[1] + top + y
             parts.append(Component(part, (x, y, x + width, y + height)))
@@ -260,13 +260,15 @@ def _is_picture_edge(component: Component, shape: tuple[int, ...]) -> bool:
     left, top, right, bottom = component.box
     height, width = shape[:2]
     mask = component.mask
-    along_side = (left == 0 and mask[:, 0].mean() > 0.5) or (
+    along_left_or_right = (left == 0 and mask[:, 0].mean() > 0.5) or (
         right == width and mask[:, -1].mean() > 0.5
     )
-    along_end = (top == 0 and mask[0].mean() > 0.5) or (bottom == height and mask[-1].mean() > 0.5)
-    if along_side and component.height > 0.3 * height:
+    along_top_or_bottom = (top == 0 and mask[0].mean() > 0.5) or (
+        bottom == height and mask[-1].mean() > 0.5
+    )
+    if along_left_or_right and component.height > 0.3 * height:
         return True
-    if along_end and component.width > 0.3 * width:
+    if along_top_or_bottom and component.width > 0.3 * width:
         return True
     padded = np.pad(mask.astype(np.uint8), 1)
     thickness = 2 * float(cv2.distanceTransform(padded, cv2.DIST_L2, 3).max())
@@ -283,7 +285,7 @@ def is_speck_or_line(component: Component, typical_height: float) -> bool:
     ``typical_height`` is that of a digit in pixels.
     """
     is_line = component.width > max(_MAX_FLATNESS * component.height, 1.2 * typical_height)
-    return is_line or max(component.width, component.height) < _SPECK * typical_height
+    return is_line or max(component.width, component.height) < _MAX_SPECK_SIZE * typical_height
 
 
 def is_fragment(component: Component, typical_height: float) -> bool:

@@ -35,10 +35,10 @@ _HIGH_THRESHOLD_CLEAN = 0.2
 # faint strokes are broken. A blur by so much gives edges back and closes gaps of a pixel.
 _ONE_BIT_BLUR = 0.8
 _ONE_BIT_THRESHOLD = 0.15
-# Strength of ink. Both thresholds lie so many noise levels above paper where that is more: 4 for
-# what is ink, 3 for what may still be paper, but at least `_MIN_NOISE_FLOOR` in a photo.
-_THRESHOLD_NOISE_LEVELS = 4
-_FLOOR_NOISE_LEVELS = 3
+# Standard deviations of the paper's noise: a threshold for ink is at least 4 of them, and up to 3
+# may still be paper. In a photo the latter is at least `_MIN_NOISE_FLOOR`, a strength of ink.
+_THRESHOLD_SIGMAS = 4
+_FLOOR_SIGMAS = 3
 _MIN_NOISE_FLOOR = 0.15
 # A digit's least length as a fraction of a photo's longer side: grain and dust are smaller.
 _MIN_DIGIT_FRACTION = 0.012
@@ -50,7 +50,7 @@ _MAX_OTHER_COLORS = 0.1
 # Strength of ink: a picture with more noise on its paper is a photo or a scan. JPEG compression of
 # a drawing leaves less.
 _MAX_CLEAN_NOISE = 1 / 15
-# Fraction: so much of what is nearer to paper than to ink must be within the tolerance of paper.
+# Fraction of the pixels nearer to paper than to ink that must equal paper within its tolerance.
 _MIN_CLEAN_FRACTION = 0.75
 # The tolerance of paper: grey levels of 255, and a fraction of the picture's contrast.
 _PAPER_TOLERANCE_LEVELS = 1.5
@@ -114,13 +114,13 @@ def find_ink(pixels: Array) -> list[Ink]:
     tolerance = _UNIFORM_BORDER_TOLERANCE * (high - low)
     if np.mean(np.abs(border - paper) <= tolerance) < _MIN_UNIFORM_BORDER:
         readings.append((readings[0][1], paper))
-    clean = [_clean_ink(grey, *reading) for reading in readings]
+    clean = [_drawn_ink(grey, *reading) for reading in readings]
     is_clean = clean[0] is not None
-    inks = list(filter(None, clean)) if is_clean else _photographed_inks(grey, *readings[0])
+    inks = list(filter(None, clean)) if is_clean else _captured_inks(grey, *readings[0])
     return [_without_ruled_lines(ink, is_clean=is_clean) for ink in inks]
 
 
-def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
+def _drawn_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
     """Return the ink of a picture that a program drew, or None for a photo or a scan.
 
     Its strength is linear in the grey levels between ``paper`` and ``full_ink``: so MNIST's own
@@ -135,7 +135,7 @@ def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
     paper_pixels, nearer_pixels = np.count_nonzero(is_paper), np.count_nonzero(is_nearer_paper)
     if paper_pixels < _MIN_CLEAN_FRACTION * nearer_pixels or noise >= _MAX_CLEAN_NOISE:
         return None
-    threshold = max(_LOW_THRESHOLD_CLEAN, _THRESHOLD_NOISE_LEVELS * noise)
+    threshold = max(_LOW_THRESHOLD_CLEAN, _THRESHOLD_SIGMAS * noise)
     if min(grey.shape) < MIN_PAGE_SIDE and _is_one_bit(strength):
         strength = cv2.GaussianBlur(strength, (0, 0), _ONE_BIT_BLUR)
         strength /= max(float(strength.max()), 1e-6)
@@ -145,7 +145,7 @@ def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
         mask=strength > threshold,
         strong=strength > _HIGH_THRESHOLD_CLEAN,
         threshold=threshold,
-        noise_floor=_FLOOR_NOISE_LEVELS * noise,
+        noise_floor=_FLOOR_SIGMAS * noise,
         min_digit_side=float(MIN_DIGIT_SIDE),
     )
 
@@ -160,7 +160,7 @@ def _is_one_bit(strength: Array) -> bool:
     return bool(np.count_nonzero(is_grey) <= 0.02 * inked and inked <= 0.4 * strength.size)
 
 
-def _photographed_inks(grey: Array, paper: float, full_ink: float) -> list[Ink]:
+def _captured_inks(grey: Array, paper: float, full_ink: float) -> list[Ink]:
     """Return the possible readings of a photo or scan; raises `PictureError` if there is none."""
     if max(grey.shape) >= 400:
         grey = cv2.GaussianBlur(grey, (3, 3), 0)  # against sensor noise; strokes are wider here
@@ -174,10 +174,10 @@ def _photographed_inks(grey: Array, paper: float, full_ink: float) -> list[Ink]:
     inks = [
         Ink(
             strength=strength,
-            mask=strength > max(_THRESHOLD_NOISE_LEVELS * noise, _LOW_THRESHOLD),
+            mask=strength > max(_THRESHOLD_SIGMAS * noise, _LOW_THRESHOLD),
             strong=(strength > _HIGH_THRESHOLD) & is_near_edge,
-            threshold=max(_THRESHOLD_NOISE_LEVELS * noise, _LOW_THRESHOLD),
-            noise_floor=max(_FLOOR_NOISE_LEVELS * noise, _MIN_NOISE_FLOOR),
+            threshold=max(_THRESHOLD_SIGMAS * noise, _LOW_THRESHOLD),
+            noise_floor=max(_FLOOR_SIGMAS * noise, _MIN_NOISE_FLOOR),
             min_digit_side=max(MIN_DIGIT_SIDE, _MIN_DIGIT_FRACTION * max(grey.shape)),
         )
         for strength, noise, is_near_edge in filter(None, found)
@@ -299,7 +299,7 @@ def _has_dark_ink(small: Array) -> tuple[bool, bool]:
     return bool((difference**3).sum() <= 0), False
 
 
-def _closed(small: Array) -> Array:
+def _without_ink(small: Array) -> Array:
     """Return a grey picture of dark ink after a closing that removes the ink.
 
     A morphological closing replaces what is dark and narrower than a square by what is beside it,
@@ -333,7 +333,7 @@ def _illumination(small: Array) -> Array:
 
     ``small`` is a grey picture of dark ink.
     """
-    coarse = _closed(small)
+    coarse = _without_ink(small)
     strength = np.clip(1 - small / np.maximum(coarse, 1), 0, 1)
     _, ink = cv2.threshold(
         (strength * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU

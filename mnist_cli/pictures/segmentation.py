@@ -63,7 +63,7 @@ def segment(
     small = _small_digits(components, height, evidence)
     components = _with_fragments_joined(components, height, small)
     if evidence is not None:
-        components = _with_halves_joined(components, evidence)
+        components = _with_pairs_merged(components, evidence)
         # What fitted neither half may fit both.
         components = _with_fragments_joined(components, digit_height(components), small)
     components = _kept(
@@ -174,9 +174,7 @@ def _nearest_digit(fragment: Component, boxes: Array, height: float) -> int | No
     return int(np.argmin(np.where(fits, gaps - 0.01 * overlap_x, np.inf)))
 
 
-def _with_halves_joined(
-    components: list[Component], evidence: ComponentEvidence
-) -> list[Component]:
+def _with_pairs_merged(components: list[Component], evidence: ComponentEvidence) -> list[Component]:
     """Return components, with two joined where both together are more like a digit than either."""
     pairs = _near_pairs(components)
     if not pairs or len(pairs) > _MAX_PAIRS:
