@@ -44,7 +44,7 @@ class ModelSpec:
         require_choice("activation", self.activation, ACTIVATIONS)
         if self.arch == "cnn" and self.activation != "relu":
             raise UsageError(
-                f"The cnn always uses relu, not {self.activation}. "
+                f"The CNN always uses ReLU, not {self.activation}. "
                 "Leave --activation out, or choose --arch mlp."
             )
 

@@ -9,6 +9,14 @@ _FRAMEWORKS = {"numpy": "NumPy", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 _NETWORKS = {"cnn": "CNN", "mlp": "MLP"}
 
 
+_DATASETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "kmnist": "KMNIST"}
+
+
+def dataset_name(dataset: str) -> str:
+    """Return ``MNIST`` for ``mnist``; a path as it is."""
+    return _DATASETS.get(dataset, dataset)
+
+
 def framework_name(framework: str) -> str:
     """Return ``PyTorch`` for ``torch``; the name of a framework from elsewhere as it is."""
     return _FRAMEWORKS.get(framework, framework)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cli.errors import OutputError
+from mnist_cli.names import model_name, plural
 
 if TYPE_CHECKING:
     from mnist_cli.reporting.notebook import Chart
@@ -53,7 +54,7 @@ class RunRecord:
     ``time_to_accuracy`` maps each of `ACCURACY_MARKS` to the training seconds until validation
     accuracy first reached it, or None. ``test_errors`` lists each misclassified test image as
     (index, prediction), so that two runs can be compared image by image. ``peak_rss_mib`` is the
-    peak memory of the run's process, without NumPy's worker processes (about 40 MiB each for the
+    peak memory of the run's process, without NumPy's worker processes (about 25 MiB each for the
     CNN). ``import_seconds`` is the time of the framework's import, while a thread loads the data.
     ``label_smoothing``, ``warmup_fraction`` and ``decay_power`` are None in older records.
     ``model_epoch`` is the epoch whose model was kept and that ``test_accuracy`` is of: the last or,
@@ -108,6 +109,12 @@ class RunRecord:
         from mnist_cli.reporting.notebook import training_html
 
         return training_html(self)
+
+    def __repr__(self) -> str:
+        """Return the result in short: the record itself is as long as its history and errors."""
+        name = model_name(self.framework, self.arch, self.activation)
+        epochs = plural(len(self.history), "epoch")
+        return f"RunRecord({name}: {self.test_accuracy:.2%} test accuracy after {epochs})"
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunRecord:
@@ -194,7 +201,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(
             f"Cannot write {path}: {_why(error)}. "
-            "Free space or choose a writable folder with --results-dir."
+            "Free space, or choose a folder that can be written."
         ) from error
     finally:
         if temporary is not None:

@@ -20,6 +20,7 @@ from mnist_cli.training import recipe
 SPECS = {"cnn": ModelSpec("cnn"), "mlp": ModelSpec("mlp"), "sigmoid": ModelSpec("mlp", "sigmoid")}
 STEPS = 100
 ODD_BATCH = 257
+MOVING_RATE = 0.1
 CONFIG = TrainConfig()
 # Gradients at equal weights agree to 3e-7 in any case. But of the CNN's 600,000 pooling windows a
 # step some are tied to the last bit; rounding then picks another winner, and at the default rate
@@ -35,6 +36,11 @@ def given_weights(spec: ModelSpec) -> Weights:
         name: array if array.any() else rng.normal(0, 0.1, array.shape).astype(np.float32)
         for name, array in weights.items()
     }
+
+
+def given_velocities(spec: ModelSpec) -> Weights:
+    """Velocities of a network in motion."""
+    return {name: array * np.float32(0.5) + 1 for name, array in given_weights(spec).items()}
 
 
 def main(framework: str, path: str) -> None:
@@ -84,6 +90,13 @@ def main(framework: str, path: str) -> None:
 
         start = given_weights(spec)
         zeros = {name: np.zeros_like(array) for name, array in start.items()}
+
+        given = given_velocities(spec)
+        classifier = fresh(start, given)
+        keep(f"{arch}/returned velocities", classifier.export_optimizer())
+        train(classifier, 0, 1, np.full(STEPS, MOVING_RATE, np.float32))
+        keep(f"{arch}/moved velocities", classifier.export_optimizer())
+        keep(f"{arch}/moved weights", classifier.export_weights())
 
         classifier = fresh(start, zeros)
         keep(f"{arch}/returned", classifier.export_weights())

@@ -88,6 +88,7 @@ def test_names_and_defaults_are_those_of_the_options() -> None:
         (lambda: mnist_cli.compare(frameworks=["torch"]), "Did you mean 'framework'?"),
         (lambda: mnist_cli.sweep_batch(batch_size=[8]), "Did you mean 'batch_sizes'?"),
         (lambda: mnist_cli.predict(np.zeros((9, 9)), singel=True), "Did you mean 'single'?"),
+        (lambda: mnist_cli.train(lr=0.1), "Did you mean 'learning_rate'?"),
         (lambda: mnist_cli.load_model(zzz=1), "It takes model, framework"),
     ],
 )
@@ -95,6 +96,55 @@ def test_an_unknown_keyword_names_the_nearest_known_one(call: Callable[[], Any],
     with pytest.raises(UsageError) as caught:
         call()
     assert near in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epochs": 1.5}, "epochs must be a whole number, not 1.5."),
+        ({"epochs": True}, "epochs must be a whole number, not True."),
+        ({"epochs": None}, "epochs must be a whole number, not None."),
+        ({"threads": "2"}, "threads must be a whole number, not '2'."),
+        ({"learning_rate": "0.1"}, "learning_rate must be a number, not '0.1'."),
+        ({"augment": 1}, "augment must be True or False, not 1."),
+        ({"arch": 3}, "arch must be a string, not 3."),
+        ({"dataset": None}, "dataset must be a path, not None."),
+        ({"results_dir": 3}, "results_dir must be a path, not 3."),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        mnist_cli.train(**changes)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: mnist_cli.sweep_batch([]), "batch_sizes must be a list of whole numbers, not []."),
+        (lambda: mnist_cli.sweep_batch("32,64"), "batch_sizes must be a list of whole numbers"),
+        (lambda: mnist_cli.sweep_batch(32), "batch_sizes must be a list of whole numbers, not 32."),
+        (lambda: mnist_cli.compare([]), "framework must be a name or a list of names, not []."),
+        (lambda: mnist_cli.compare(arch=[1]), "arch must be a name or a list of names, not [1]."),
+        (lambda: mnist_cli.compare(runs=1.5), "runs must be a whole number, not 1.5."),
+    ],
+)
+def test_an_empty_or_wrong_list_is_refused(call: Callable[[], Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert str(caught.value).startswith(said)
+
+
+def test_numbers_of_numpy_are_taken(quick: Callable[..., RunRecord]) -> None:
+    record = quick(epochs=np.int64(1), learning_rate=np.float32(0.5), augment=np.bool_(False))
+    assert (record.epochs, record.learning_rate) == (1, 0.5)
+    assert json.dumps(record.to_json())
+
+
+def test_a_record_prints_its_result_in_one_line(quick: Callable[..., RunRecord]) -> None:
+    record = quick()
+    expected = f"RunRecord(fake MLP: {record.test_accuracy:.2%} test accuracy after 2 epochs)"
+    assert repr(record) == expected
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,7 @@ FRAMEWORKS = {"torch": "torch", "tensorflow": "tensorflow", "keras": "tensorflow
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 MAX_COMMAND_LINES = 120
-# Still to be split.
-TO_SPLIT = {
-    "tests/experiments/test_run.py",
-}
+TO_SPLIT = {}
 LONG_FUNCTIONS = {
     "api/training.py train": "a keyword for each option of the command, and their documentation",
     "cli/train.py train": "an argument for each option, handed on one by one",
@@ -51,8 +48,6 @@ def test_only_its_adapter_imports_a_framework(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(PACKAGE / "scratch"), ids=name_of)
 def test_the_scratch_network_imports_nothing_of_the_package_but_array_types(path: Path) -> None:
-    if name_of(path) in TO_SPLIT:
-        pytest.skip("still to be split")
     ours = [module for module in imported(path) if module.startswith("mnist_cli")]
     allowed = ("mnist_cli.arrays.", "mnist_cli.scratch.")
     assert [module for module in ours if not module.startswith(allowed)] == []
@@ -76,8 +71,6 @@ def test_the_ground_floor_imports_nothing_above_it() -> None:
 
 @pytest.mark.parametrize("path", [*modules(), *modules(ROOT / "tests")], ids=name_of)
 def test_files_and_functions_are_short_enough_to_read(path: Path) -> None:
-    if name_of(path) in TO_SPLIT:
-        pytest.skip("still to be split")
     text = path.read_text(encoding="utf-8")
     is_command = path.parent == PACKAGE / "cli"
     assert len(text.splitlines()) <= (MAX_COMMAND_LINES if is_command else MAX_FILE_LINES)

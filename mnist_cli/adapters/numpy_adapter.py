@@ -58,7 +58,11 @@ def build_network(
     def build_model(weights: Parameters, gradients: Parameters, is_first_shard: bool) -> Model:
         if is_mlp:
             return _mlp(
-                spec, weights, gradients, has_bias=is_first_shard, small_kernels=small_kernels
+                spec,
+                weights,
+                gradients,
+                adds_output_bias=is_first_shard,
+                small_kernels=small_kernels,
             )
         return Sequential(list(_layers(spec, weights, gradients, plain=plain)))
 
@@ -85,7 +89,7 @@ def _mlp(
     weights: Parameters,
     gradients: Parameters,
     *,
-    has_bias: bool,
+    adds_output_bias: bool,
     small_kernels: bool,
 ) -> Mlp:
     """Return the fused MLP on these parameters."""
@@ -94,7 +98,7 @@ def _mlp(
         [weights[name] for name in names],
         [gradients[name] for name in names],
         Relu() if spec.activation == "relu" else Sigmoid(),
-        has_bias=has_bias,
+        adds_output_bias=adds_output_bias,
         small_kernels=small_kernels,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,22 +28,83 @@ _R = TypeVar("_R")
 DEFAULTS = TrainConfig()
 
 
-def checks_keywords(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Raise `UsageError` for an unknown keyword, naming the nearest known one."""
+def checks_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Check keywords and simple types, and convert NumPy's numbers to Python's.
+
+    Raises `UsageError` for an unknown keyword, naming the nearest known one, and for a value that
+    does not have the annotated type.
+    """
+    known = function.__code__.co_varnames[: _parameter_count(function)]
 
     @functools.wraps(function)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        known = function.__code__.co_varnames[: _parameter_count(function)]
         for name in kwargs:
             if name not in known:
-                import difflib
-
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"Did you mean '{near[0]}'?" if near else f"It takes {', '.join(known)}."
+                hint = _hint(name, known)
                 raise UsageError(f"{function.__name__}() has no keyword '{name}'. {hint}")
-        return function(*args, **kwargs)
+        values = {**dict(zip(known, args, strict=False)), **kwargs}
+        positional = [_checked(function, name, values[name]) for name in known[: len(args)]]
+        keywords = {name: _checked(function, name, value) for name, value in kwargs.items()}
+        too_many = args[len(known) :]  # Python's own message
+        return function(*positional, *too_many, **keywords)  # type: ignore[arg-type]
 
     return checked
+
+
+def _hint(name: str, known: tuple[str, ...]) -> str:
+    """Return which of the ``known`` keywords is meant by an unknown one."""
+    import difflib
+
+    abbreviated = [each for each in known if name == "".join(word[0] for word in each.split("_"))]
+    near = abbreviated or difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean '{near[0]}'?" if near else f"It takes {', '.join(known)}."
+
+
+def _checked(function: Callable[..., Any], name: str, value: object) -> Any:
+    """Return a value converted to its annotated type, if that is a simple one."""
+    annotation = str(function.__annotations__[name])
+    kind = annotation.removesuffix(" | None")
+    if kind not in _CONVERTERS or (value is None and kind != annotation):
+        return value
+    expected, convert = _CONVERTERS[kind]
+    try:
+        return convert(value)
+    except TypeError:
+        raise UsageError(f"{name} must be {expected}, not {value!r}.") from None
+
+
+def _whole_number(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, (bool, str, bytes)):
+        raise TypeError
+    return float(value)
+
+
+def _truth(value: Any) -> bool:
+    if type(value).__name__ not in ("bool", "bool_"):  # NumPy's was bool_ before version 2
+        raise TypeError
+    return bool(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+# Annotations with what they are called in messages, and a function that raises `TypeError`.
+_CONVERTERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "int": ("a whole number", _whole_number),
+    "float": ("a number", _number),
+    "bool": ("True or False", _truth),
+    "str": ("a string", _text),
+    "PathLike": ("a path", os.fspath),
+}
 
 
 def _parameter_count(function: Callable[..., Any]) -> int:
@@ -57,21 +119,42 @@ def results_folder(results_dir: PathLike | None, *, resume: bool = False) -> Pat
     return None if results_dir is None else Path(results_dir)
 
 
-def _listed(names: str | Iterable[str]) -> list[str]:
-    """Return names, each once."""
-    return list(dict.fromkeys([names] if isinstance(names, str) else names))
+def _listed(what: str, names: Names, default: Iterable[str]) -> list[str]:
+    """Return names, each once. Raises `UsageError` for none, or for what is no list of names."""
+    if names is None:
+        names = default
+    listed = [names] if isinstance(names, str) else list(names) if _is_iterable(names) else [names]
+    if not listed or not all(isinstance(name, str) for name in listed):
+        raise UsageError(f"{what} must be a name or a list of names, not {names!r}.")
+    return list(dict.fromkeys(str(name) for name in listed))
+
+
+def _is_iterable(value: object) -> bool:
+    return isinstance(value, Iterable)
 
 
 def resolve_frameworks(names: Names) -> list[str]:
     """Return the frameworks asked for, by default all; none is imported."""
     from mnist_cli import adapters
 
-    return _listed(adapters.resolve(name) for name in _listed(names or adapters.names()))
+    asked = _listed("framework", names, adapters.names())
+    return list(dict.fromkeys(adapters.resolve(name) for name in asked))
 
 
 def resolve_archs(names: Names) -> list[str]:
     """Return the networks asked for, by default all."""
-    return [ModelSpec(arch).arch for arch in _listed(names or ARCHITECTURES)]
+    return [ModelSpec(arch).arch for arch in _listed("arch", names, ARCHITECTURES)]
+
+
+def checked_batch_sizes(sizes: Iterable[int]) -> list[int]:
+    """Return batch sizes, each once, ascending. Raises `UsageError` unless there are some."""
+    try:
+        listed = sorted({_whole_number(size) for size in sizes})
+    except TypeError:
+        listed = []
+    if not listed or isinstance(sizes, (str, bytes)):
+        raise UsageError(f"batch_sizes must be a list of whole numbers, not {sizes!r}.")
+    return listed
 
 
 def checked_device(name: str) -> str:

@@ -12,9 +12,10 @@ from mnist_cli.api.arguments import (
     DEFAULTS,
     Names,
     PathLike,
+    checked_batch_sizes,
     checked_device,
     checked_threads,
-    checks_keywords,
+    checks_arguments,
     resolve_archs,
     resolve_frameworks,
     results_folder,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _MAX_TIMEOUT_SECONDS = 1e6  # timers take no infinity
 
 
-@checks_keywords
+@checks_arguments
 def compare(
     framework: Names = None,
     *,
@@ -47,7 +48,7 @@ def compare(
     threads: int | None = None,
     device: str = "cpu",
     target_accuracy: float | None = None,
-    dataset: str = "mnist",
+    dataset: PathLike = "mnist",
     limit: int | None = None,
     results_dir: PathLike | None = None,
     timeout: float | None = None,
@@ -93,7 +94,7 @@ def compare(
     )
 
 
-@checks_keywords
+@checks_arguments
 def sweep_batch(
     batch_sizes: Sequence[int] = (16, 32, 64, 128, 256, 512),
     *,
@@ -110,7 +111,7 @@ def sweep_batch(
     seed: int = DEFAULTS.seed,
     threads: int | None = None,
     device: str = "cpu",
-    dataset: str = "mnist",
+    dataset: PathLike = "mnist",
     limit: int | None = None,
     results_dir: PathLike | None = None,
     timeout: float | None = None,
@@ -145,7 +146,7 @@ def sweep_batch(
         SWEEP,
         template,
         {"frameworks": frameworks, "archs": archs, "runs": runs}
-        | {"batch_sizes": sorted(set(batch_sizes)), "lr_scaling": lr_scaling},
+        | {"batch_sizes": checked_batch_sizes(batch_sizes), "lr_scaling": lr_scaling},
         folder=folder,
         timeout=timeout,
         resume=resume,

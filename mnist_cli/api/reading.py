@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cli.api.arguments import PathLike, checked_device, checked_threads, checks_keywords
+from mnist_cli.api.arguments import PathLike, checked_device, checked_threads, checks_arguments
 
 if TYPE_CHECKING:
     from mnist_cli.pictures.opening import Source
     from mnist_cli.prediction import Model, Prediction
 
 
-@checks_keywords
+@checks_arguments
 def predict(
     source: Source,
     *,
@@ -36,7 +36,7 @@ def predict(
     return loaded.predict(source, single=single)
 
 
-@checks_keywords
+@checks_arguments
 def load_model(
     model: PathLike | None = None,
     *,

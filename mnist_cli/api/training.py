@@ -12,7 +12,7 @@ from mnist_cli.api.arguments import (
     PathLike,
     checked_device,
     checked_threads,
-    checks_keywords,
+    checks_arguments,
     results_folder,
 )
 from mnist_cli.config import ModelSpec, TrainConfig
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mnist_cli.training.evaluation import Evaluation
 
 
-@checks_keywords
+@checks_arguments
 def train(
     framework: str = "torch",
     *,
@@ -43,7 +43,7 @@ def train(
     augment: bool = False,
     reject: bool = False,
     precision: str = DEFAULTS.precision,
-    dataset: str = "mnist",
+    dataset: PathLike = "mnist",
     limit: int | None = None,
     results_dir: PathLike | None = None,
     resume: bool = False,
@@ -108,12 +108,12 @@ def training_files(folder: Path, framework: str, arch: str) -> tuple[Path, Path,
     return folder / "models" / f"{name}.safetensors", record, record.with_suffix(".png")
 
 
-@checks_keywords
+@checks_arguments
 def evaluate(
     model: PathLike,
     *,
     framework: str | None = None,
-    dataset: str = "mnist",
+    dataset: PathLike = "mnist",
     threads: int | None = None,
     device: str = "auto",
     results_dir: PathLike | None = None,
@@ -166,9 +166,10 @@ def evaluation_files(folder: Path, model: Path) -> tuple[Path, Path]:
 
 def _draw_evaluation(evaluation: Evaluation, confusion_path: Path, samples_path: Path) -> None:
     from mnist_cli.data.registry import load_dataset
+    from mnist_cli.names import dataset_name
     from mnist_cli.reporting.charts import confusion, predictions
 
-    title = f"{Path(evaluation.checkpoint).stem} on {evaluation.dataset}"
+    title = f"{Path(evaluation.checkpoint).stem} on {dataset_name(evaluation.dataset)}"
     confusion.draw(evaluation.confusion_matrix, confusion_path, title=title)
     test = load_dataset(evaluation.dataset)
     predictions.draw(

@@ -68,8 +68,9 @@ def main() -> None:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "mnist"
-        said = error.format_message().rstrip(".?")
-        code = _fail(f"{said}. See '{command} --help'.", error.exit_code)
+        said = error.format_message().rstrip(".")
+        end = "" if said.endswith("?") else "."
+        code = _fail(f"{said}{end} See '{command} --help'.", error.exit_code)
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -39,7 +39,7 @@ def complete_dataset(incomplete: str) -> list[str]:
     return _starting_with(incomplete, DATASETS)
 
 
-def _choice(*names: str, help: str, values: Iterable[str]) -> Any:  # noqa: A002  # Typer's own name
+def choice(*names: str, help: str, values: Iterable[str]) -> Any:  # noqa: A002  # Typer's own name
     """Return an option whose values a shell can complete; the API checks them."""
     return typer.Option(
         *names, help=help, autocompletion=lambda incomplete: _starting_with(incomplete, values)
@@ -60,7 +60,7 @@ Frameworks = Annotated[
         autocompletion=complete_framework,
     ),
 ]
-Arch = Annotated[str, _choice(help="cnn or mlp.", values=ARCHITECTURES)]
+Arch = Annotated[str, choice(help="cnn or mlp.", values=ARCHITECTURES)]
 Archs = Annotated[
     list[str] | None,
     typer.Option(
@@ -70,7 +70,7 @@ Archs = Annotated[
         autocompletion=lambda incomplete: _starting_with(incomplete, ARCHITECTURES),
     ),
 ]
-Activation = Annotated[str, _choice(help="The MLP's: relu or sigmoid.", values=ACTIVATIONS)]
+Activation = Annotated[str, choice(help="The MLP's: relu or sigmoid.", values=ACTIVATIONS)]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(help="Images per step.")]
 LearningRate = Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")]
@@ -82,16 +82,16 @@ Augment = Annotated[
 ]
 Precision = Annotated[
     str,
-    _choice(help="float32, or bfloat16 for mixed precision (not in NumPy).", values=PRECISIONS),
+    choice(help="float32, or bfloat16 for mixed precision (not in NumPy).", values=PRECISIONS),
 ]
 Seed = Annotated[int, typer.Option(help="Decides initial weights, split and batch order.")]
 Threads = Annotated[
     int | None, typer.Option(help="Processor threads.", show_default="all available cores")
 ]
-Device = Annotated[str, _choice(help="auto, cpu or cuda.", values=DEVICES)]
+Device = Annotated[str, choice(help="auto, cpu or cuda.", values=DEVICES)]
 SameDevice = Annotated[
     str,
-    _choice(help="cpu, cuda or auto, for all: else they cannot be compared.", values=DEVICES),
+    choice(help="cpu, cuda or auto, for all: else they cannot be compared.", values=DEVICES),
 ]
 TargetAccuracy = Annotated[
     float | None,

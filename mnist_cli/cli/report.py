@@ -11,11 +11,13 @@ from mnist_cli.cli.options import RESULTS
 from mnist_cli.cli.output import print_json, say, say_written, show_comparison
 from mnist_cli.config import require_choice
 
+FORMATS = ("table", "markdown", "csv", "json")
+
 
 def report(
     results_dir: options.ResultsDir = RESULTS,
     output_format: Annotated[
-        str, typer.Option("--format", help="table, markdown, csv or json.")
+        str, options.choice("--format", help="table, markdown, csv or json.", values=FORMATS)
     ] = "table",
     as_json: options.AsJson = False,
 ) -> None:
@@ -24,7 +26,7 @@ def report(
     from mnist_cli.reporting import results, tables
     from mnist_cli.reporting.comparison import Comparison
 
-    require_choice("format", output_format, ("table", "markdown", "csv", "json"))
+    require_choice("format", output_format, FORMATS)
     documents = results.load_documents(results_dir)
     require_writable(results_dir)
     written = results.draw_report(documents, results_dir)

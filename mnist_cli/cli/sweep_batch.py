@@ -10,12 +10,17 @@ from mnist_cli.cli import options
 from mnist_cli.cli.options import DEFAULTS, RESULTS
 from mnist_cli.cli.output import finish_experiment
 from mnist_cli.errors import UsageError
+from mnist_cli.experiments.plan import LR_SCALINGS
 
 
 def sweep_batch(
     batch_sizes: Annotated[str, typer.Option(help="Separated by commas.")] = "16,32,64,128,256,512",
     lr_scaling: Annotated[
-        str, typer.Option(help="How the learning rate follows the batch size: none, linear, sqrt.")
+        str,
+        options.choice(
+            help="How the learning rate follows the batch size: none, linear, sqrt.",
+            values=LR_SCALINGS,
+        ),
     ] = "sqrt",
     framework: options.Frameworks = None,
     arch: options.Archs = None,

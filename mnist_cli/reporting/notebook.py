@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cli.names import framework_name, model_name
+from mnist_cli.names import dataset_name, framework_name, model_name
 
 if TYPE_CHECKING:
     from mnist_cli.prediction import Prediction
@@ -26,9 +26,12 @@ class Chart:
     png: bytes
 
     def save(self, path: str | Path) -> None:
-        """Write the PNG file. Raises `OutputError`."""
+        """Write the PNG file. Raises `OutputError`, or `UsageError` for another suffix."""
+        from mnist_cli.errors import UsageError
         from mnist_cli.records import replacing
 
+        if Path(path).suffix.lower() != ".png":
+            raise UsageError(f"A chart is saved as a .png file, not as {Path(path).name}.")
         with replacing(Path(path)) as temporary:
             temporary.write_bytes(self.png)
 
@@ -61,7 +64,7 @@ def training_html(record: RunRecord) -> str:
     from mnist_cli.reporting.tables import history_table
 
     title = model_name(record.framework, record.arch, record.activation)
-    text = f"{title} on {record.dataset}: {record.test_accuracy:.2%} test accuracy"
+    text = f"{title} on {dataset_name(record.dataset)}: {record.test_accuracy:.2%} test accuracy"
     return f"<p>{html.escape(text)}</p>{table_html(*history_table(record))}"
 
 
@@ -70,7 +73,8 @@ def evaluation_chart(evaluation: Evaluation) -> Chart:
     from mnist_cli.reporting.charts import confusion
 
     model = Path(evaluation.checkpoint).stem
-    title = f"{model} on {evaluation.dataset}, by {framework_name(evaluation.framework)}"
+    framework = framework_name(evaluation.framework)
+    title = f"{model} on {dataset_name(evaluation.dataset)}, by {framework}"
     return chart(lambda path: confusion.draw(evaluation.confusion_matrix, path, title=title))
 
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from mnist_cli.names import framework_name, network_name, plural
+from mnist_cli.names import dataset_name, framework_name, network_name, plural
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.verdicts import verdicts
 
@@ -75,7 +75,7 @@ def caption(document: Document) -> str:
         *([f"label smoothing {smoothing:g}"] if smoothing else []),
         *([precision] if precision != "float32" else []),
         *(["augmented images"] if settings.get("augment") else []),
-        settings["dataset"]
+        dataset_name(settings["dataset"])
         + (f" (at most {settings['limit']:,} training images)" if settings.get("limit") else ""),
         plural(settings["threads"], "thread"),
         document["environment"]["cpu"],

@@ -19,9 +19,11 @@ def verdicts(document: Mapping[str, Any]) -> list[str]:
 
 
 def _frameworks_verdict(row: Mapping[str, Any]) -> str:
+    if row["speed_ratio"]["ratio"] < 1:
+        row = _reversed(row)
     first, second = framework_name(row["first"]), framework_name(row["second"])
     p_values = [test["p_value"] for test in row["mcnemar"]]
-    p = f"{min(p_values):.2g}" + (f" to {max(p_values):.2g}" if len(p_values) > 1 else "")
+    p = " to ".join(dict.fromkeys(f"{value:.2g}" for value in (min(p_values), max(p_values))))
     details = [*_points_interval(row["accuracy_points"]), f"McNemar's p {p}"]
     return (
         f"{network_name(row['arch'])}: {first} is {_ratio(row['speed_ratio'])} as fast as {second}"
@@ -29,6 +31,23 @@ def _frameworks_verdict(row: Mapping[str, Any]) -> str:
         f"Test accuracy differs by {_points(row)} pp ({'; '.join(details)})"
         f"{_verdict(row, 'more_accurate')}."
     )
+
+
+def _reversed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the comparison of the second framework with the first: the faster one comes first."""
+    speed, points = row["speed_ratio"], row["accuracy_points"]
+    inverted = {
+        "ratio": 1 / speed["ratio"],
+        "low": speed["high"] and 1 / speed["high"],
+        "high": speed["low"] and 1 / speed["low"],
+    }
+    return {
+        **row,
+        "first": row["second"],
+        "second": row["first"],
+        "speed_ratio": {**speed, **inverted},
+        "accuracy_points": {**points, "mean": -points["mean"]},
+    }
 
 
 def _networks_verdict(row: Mapping[str, Any]) -> str:

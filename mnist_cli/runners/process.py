@@ -25,6 +25,7 @@ from typing import IO, Any
 from mnist_cli import errors
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError, MnistError
+from mnist_cli.names import framework_name
 from mnist_cli.runners import tasks
 from mnist_cli.runners.base import EvaluateJob, Job, OnEvent, PredictJob, TrainJob
 
@@ -63,15 +64,15 @@ def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) ->
                 process.wait(_GRACE_SECONDS)
         finally:
             timer.cancel()
-            _end(process)
+            _terminate(process)
         if result is not None:
             return result
         if has_timed_out.is_set():
             raise FrameworkError(
-                f"The {job.framework} process was stopped after {timeout_seconds:g} s, "
-                "the --timeout for a run. Give it longer, or fewer epochs."
+                f"The {framework_name(job.framework)} process was stopped after "
+                f"{timeout_seconds:g} s, the timeout for a run. Give it longer, or fewer epochs."
             )
-        raise _crash(job, process.returncode, stderr)
+        raise _crash_error(job, process.returncode, stderr)
 
 
 def process_environment(threads: int) -> dict[str, str]:
@@ -117,7 +118,7 @@ def _exchange(process: subprocess.Popen[str], job: Job, on_event: OnEvent) -> di
     return None
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _terminate(process: subprocess.Popen[str]) -> None:
     """Stop a process that is still running."""
     if process.poll() is None:
         process.terminate()
@@ -128,14 +129,16 @@ def _end(process: subprocess.Popen[str]) -> None:
             process.wait()
 
 
-def _crash(job: Job, exit_code: int, stderr: IO[str]) -> FrameworkError:
+def _crash_error(job: Job, exit_code: int, stderr: IO[str]) -> FrameworkError:
+    """Return the error that says how the job's process ended."""
     stderr.seek(0)
     output = stderr.read()
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else "crashed"
     hint = " (out of memory?)" if exit_code == -9 else ""
     error = FrameworkError(
-        f"The {job.framework} process {how}{hint}: {lines[-1] if lines else 'it printed nothing'}. "
+        f"The {framework_name(job.framework)} process {how}{hint}: "
+        f"{lines[-1] if lines else 'it printed nothing'}. "
         "Run it again with --debug to see all it printed."
     )
     error.details = output

@@ -1,6 +1,6 @@
-"""What a worker does with a job: train, evaluate or predict.
+"""What the process of a job does: train, evaluate or predict.
 
-It runs in the worker's process, the only one that imports a framework.
+It is the only process that imports a framework.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         **adapter.environment(),
     }
     path = Path(job.checkpoint) if job.checkpoint else None
-    start = _start(job, dataset, len(data.train.labels), environment, path, emit)
+    start = _initial_state(job, dataset, len(data.train.labels), environment, path, emit)
     emit({"event": "phase", "name": "warming up"})
     fit = loop.fit(classifier, data, start, path=path, emit=emit)
 
@@ -114,7 +114,7 @@ def _load(job: TrainJob) -> tuple[Adapter, float, Dataset, TrainingData]:
         return adapter, import_seconds, *loading.result()
 
 
-def _start(
+def _initial_state(
     job: TrainJob,
     dataset: Dataset,
     train_images: int,

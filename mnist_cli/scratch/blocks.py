@@ -4,16 +4,16 @@ A block computes what `layers.Conv`, `layers.MaxPool` and `layers.Relu` do in se
 what `layers.Dense` does. Those are the plain form, and the fast layers are tested against them.
 Three things make the blocks faster; `SplitDense` explains its own gain.
 
-*Layout.* Images are (H, W, N, C): the position in the batch is next to the channel. The numbers of
+*Layout.* Images are (H, W, N, C): the position in the batch is next to the channel. The values of
 one pixel over the whole batch are contiguous, N C of them, so that strided access to columns and
 rows moves long runs, and any set of pixels is a matrix without copying.
 
 *Bands.* A block processes a band of image rows at a time, from the products to the pool, while the
-band is in the L2 cache. Of the four numbers of a pooling window only the maximum and its position
+band is in the L2 cache. Of the four values of a pooling window only the maximum and its position
 are stored.
 
 *Order.* Bias and ReLU come after the pool: neither changes which number is the largest, and there
-are only a quarter of the numbers.
+are only a quarter as many values.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
 class _Block(ParametricLayer):
-    """Common to both blocks: pool, then bias and ReLU, with their backward passes."""
+    """What both blocks share: pool, then bias and ReLU, with their backward passes."""
 
     _is_argmax: Array  # (4, H/2, W/2, N, K), bool: which phase has the window's maximum
     _outputs: Array  # (H/2, W/2, N, K)
 
-    def _start(self, rows: int, columns: int, count: int) -> None:
+    def _allocate_outputs(self, rows: int, columns: int, count: int) -> None:
         """Allocate the outputs of ``rows`` x ``columns`` windows of ``count`` images."""
         shape = (rows, columns, count, len(self.bias))
         self._is_argmax = self._buffers("is argmax", (4, *shape), bool)
@@ -51,6 +51,8 @@ class _Block(ParametricLayer):
         """Pool a band of window rows; ``phases`` (4, ...) are overwritten."""
         shape = self._outputs[band].shape
         above_left, above_right, below_left, below_right = phases.reshape(4, *shape)
+        # Four masks, the last two of which also hold intermediate results: of the four values the
+        # first is the maximum if it is at least the second and the upper pair at least the lower.
         one, two, three, four = self._is_argmax[:, band]
         # Compare pairs, then their maxima. In a tie ">=" chooses the first in reading order, as in
         # PyTorch.
@@ -69,7 +71,7 @@ class _Block(ParametricLayer):
     def _add_bias_and_rectify(self) -> Array:
         """Return max(maxima + bias, 0), computed in place."""
         rows, columns, count, filters = self._outputs.shape
-        # NumPy is much faster on rows of N C numbers than of C.
+        # NumPy is much faster on rows of N C values than of C.
         long_rows = self._outputs.reshape(rows * columns, count * filters)
         long_rows += np.tile(self.bias, count)
         np.maximum(long_rows, zeros(long_rows.shape[1], long_rows.dtype), out=long_rows)
@@ -92,7 +94,7 @@ class _Block(ParametricLayer):
 
 
 class DirectBlock(_Block):
-    """The block for images with one channel, by im2col.
+    """Convolution, 2x2 max-pool and ReLU fused, for images with one channel, by im2col.
 
     The weight is (3, 3, 1, K), as in `layers.Conv`. It is the first layer: dx is not computed.
     """
@@ -114,7 +116,7 @@ class DirectBlock(_Block):
             strides=(down, right, right, down, 2 * down, 2 * right, along),
             writeable=False,
         )
-        self._start(rows, columns, count)
+        self._allocate_outputs(rows, columns, count)
         for band in chunk_slices(rows, 2):
             patches = self._band_of_patches(band)
             shape = (4, patches.shape[2], len(self.bias))
@@ -138,7 +140,9 @@ class DirectBlock(_Block):
 
 
 class WinogradBlock(_Block):
-    """The block by Winograd's F(2x2, 3x3): 16 multiplications where the direct form has 36.
+    """Convolution, 2x2 max-pool and ReLU fused, by Winograd's F(2x2, 3x3).
+
+    16 multiplications where the direct form has 36.
 
     The 2x2 outputs of a tile are exactly one pooling window. For each of the 16 positions in a tile
     there is one matrix product over the channels: (pixels, C) times (C, K). In the backward pass
@@ -164,16 +168,16 @@ class WinogradBlock(_Block):
         weight_tile = self._weight_to_tile @ self.weight.reshape(9, -1)
         self._weight_tile = weight_tile.reshape(16, channels, filters)
         self._tiles = self._buffers("tiles", (4, 4, rows, columns, count, channels), dtype)
-        halfway = self._buffers("halfway", (4, 1, width + 2, count, channels), dtype)
+        transformed = self._buffers("transformed rows", (4, 1, width + 2, count, channels), dtype)
         products = self._buffers("products", (16, columns * count, filters), dtype)
         phases = self._buffers("phases", (4, columns * count * filters), dtype)
-        self._start(rows, columns, count)
+        self._allocate_outputs(rows, columns, count)
         for row in range(rows):
             band = slice(row, row + 1)
             # (4, W + 2, N, C): transform along the rows, then along the columns
-            _to_tiles([padded[np.newaxis, 2 * row + k] for k in range(4)], halfway)
+            _to_tiles([padded[np.newaxis, 2 * row + k] for k in range(4)], transformed)
             _to_tiles(
-                [halfway[:, :, k : k + width - 1 : 2] for k in range(4)],
+                [transformed[:, :, k : k + width - 1 : 2] for k in range(4)],
                 self._tiles[:, :, band].swapaxes(0, 1),
             )
             np.matmul(self._band_of_tiles(band), self._weight_tile, out=products)
@@ -189,8 +193,8 @@ class WinogradBlock(_Block):
         transposed = np.ascontiguousarray(self._weight_tile.swapaxes(1, 2))
         products = self._buffers("products", (16, columns * count * filters), dtype)
         tiles = self._buffers("tile gradients", (4, 4, 1, columns, count, channels), dtype)
-        halfway_shape = (4, rows, 2 * columns, count, channels)
-        halfway = self._buffers("halfway gradient", halfway_shape, dtype)
+        shape = (4, rows, 2 * columns, count, channels)
+        transformed = self._buffers("transformed rows gradient", shape, dtype)
         weight_term = self._buffers("weight term", self._weight_tile.shape, dtype)
         weight_tile = self._buffers("weight tile gradient", self._weight_tile.shape, dtype)
         weight_tile[...] = 0
@@ -203,7 +207,7 @@ class WinogradBlock(_Block):
             weight_tile += weight_term
             np.matmul(pixels, transposed, out=tiles.reshape(16, columns * count, channels))
             _from_tiles(
-                tiles.transpose(1, 3, 0, 2, 4, 5), halfway[:, band].transpose(2, 0, 1, 3, 4)
+                tiles.transpose(1, 3, 0, 2, 4, 5), transformed[:, band].transpose(2, 0, 1, 3, 4)
             )
         np.matmul(
             self._weight_to_tile.T,
@@ -212,7 +216,7 @@ class WinogradBlock(_Block):
         )
         input_shape = (2 * rows, 2 * columns, count, channels)
         input_gradient = self._buffers("input gradient", input_shape, dtype)
-        _from_tiles(halfway, input_gradient)
+        _from_tiles(transformed, input_gradient)
         return input_gradient
 
     def _band_of_tiles(self, band: slice) -> Array:

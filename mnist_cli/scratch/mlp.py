@@ -1,8 +1,8 @@
 """The MLP fused: what `layers.Dense`, an activation and another `Dense` do in sequence.
 
-A step of 64 images is two products of some 80 microseconds and twenty calls of one to four. Against
-these it matters that a layer looks up its buffers and views in every call. Here they are looked up
-once for each number of images (`docs/performance.md`).
+A step of 64 images consists of two matrix products of some 80 microseconds each and twenty calls of
+1 to 4 microseconds, so it matters that a layer looks up its buffers and views in every call. Here
+they are looked up once for each number of images (`docs/performance.md`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Mlp:
     """The MLP, or one shard of its hidden units: the logits are the sum over all shards.
 
     ``weights`` are (784, hidden), bias (hidden,), output weights (hidden, 10) and output bias
-    (10,); ``gradients`` likewise. ``has_bias`` says that the output bias is added here, which is
-    true for one shard only. ``small_kernels`` says that BLAS has kernels for small matrices. The
-    plain form is in `layers`; this one is tested against it.
+    (10,); ``gradients`` likewise. ``adds_output_bias`` is true for one shard only.
+    ``small_kernels`` says that BLAS has kernels for small matrices. The plain form is in `layers`;
+    this one is tested against it.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Mlp:
         gradients: Sequence[Array],
         activation: Relu | Sigmoid,
         *,
-        has_bias: bool,
+        adds_output_bias: bool,
         small_kernels: bool,
     ) -> None:
         self._weights, self._gradients, self._activation = weights, gradients, activation
-        self._has_bias, self._small_kernels = has_bias, small_kernels
+        self._adds_output_bias, self._small_kernels = adds_output_bias, small_kernels
         self._buffers = Buffers()
         self._functions: dict[int, _Functions] = {}
 
@@ -45,7 +45,7 @@ class Mlp:
         """See `worker.Model.forward`."""
         count = len(images)
         if count not in self._functions:
-            self._functions[count] = self._bind(count)
+            self._functions[count] = self._build_passes(count)
         forward, self._backward = self._functions[count]
         return forward(images)
 
@@ -58,7 +58,7 @@ class Mlp:
         self._buffers = other._buffers
         self._functions.clear()
 
-    def _bind(self, count: int) -> _Functions:
+    def _build_passes(self, count: int) -> _Functions:
         """Return the functions ``forward`` and ``backward`` for ``count`` images.
 
         Hidden units are (n, hidden) and logits (10, n): the fastest layouts for the products and
@@ -68,7 +68,7 @@ class Mlp:
         weight_gradient, bias_gradient, output_weight_gradient, output_bias_gradient = (
             self._gradients
         )
-        activation, has_bias = self._activation, self._has_bias
+        activation, adds_output_bias = self._activation, self._adds_output_bias
         pixels, units = weight.shape
         dtype = weight.dtype
         splits = splits_for(count, small_kernels=self._small_kernels)
@@ -100,14 +100,14 @@ class Mlp:
             np.add(hidden, bias, out=hidden)
             activation.forward(hidden)
             np.matmul(output_weight_columns, hidden_columns, out=logits)
-            if has_bias:
+            if adds_output_bias:
                 np.add(logits, output_bias_column, out=logits)
             return logits
 
         def backward(gradient: Array) -> None:
             np.matmul(gradient.T, output_weight_columns, out=hidden_gradient)
             np.matmul(hidden_columns, gradient.T, out=output_weight_gradient)
-            if has_bias:
+            if adds_output_bias:
                 np.add.reduce(gradient, axis=1, out=output_bias_gradient)
             activation.backward(hidden_gradient)
             np.matmul(image_ones, hidden_gradient, out=bias_gradient)

@@ -95,8 +95,8 @@ class Network:
                     )
                 )
         self.velocities, self.weights = GatheredParameters(velocities), GatheredParameters(weights)
-        # The running `_train` generator, with its images and the capacity of its chunks.
-        self._training: _Training | None = None
+        # The running training loop, with its images and the capacity of its chunks.
+        self._loop: _TrainingLoop | None = None
         self._trained_images, self._capacity = np.empty(0), 0
 
     def train(
@@ -108,7 +108,7 @@ class Network:
         learning_rates: Sequence[float],
         steps_per_chunk: int,
     ) -> Generator[Array, None, None]:
-        """Take a step on each batch and yield the mean losses before it, in chunks of steps.
+        """Take a step on each batch and yield its mean loss before that step, in chunks of steps.
 
         images (N, 28, 28), float; labels (N,), int, 0-9; batches (steps, batch_size), int, indices
         of images. Between chunks the weights are complete, and may be read but not changed.
@@ -118,22 +118,22 @@ class Network:
         Raises `WorkerError` if a worker cannot be started or fails.
         """
         capacity = steps_per_chunk * batches.shape[1]
-        training = self._training
-        if training is None or self._trained_images is not images or self._capacity < capacity:
-            if training is not None:
-                self._training = None
-                training.close()  # which ends its workers
-            training = _train(
+        loop = self._loop
+        if loop is None or self._trained_images is not images or self._capacity < capacity:
+            if loop is not None:
+                self._loop = None
+                loop.close()  # which ends its workers
+            loop = _run_training_loop(
                 self._new_group(), self._workers, images, capacity, reject=self._reject
             )
-            next(training)
-            self._training, self._trained_images, self._capacity = training, images, capacity
+            next(loop)
+            self._loop, self._trained_images, self._capacity = loop, images, capacity
         for chunk in chunk_slices(len(batches), steps_per_chunk):
             indices = batches[chunk]
             try:
-                losses = training.send((indices, labels[indices], learning_rates[chunk]))
+                losses = loop.send((indices, labels[indices], learning_rates[chunk]))
             except BaseException:
-                self._training = None
+                self._loop = None
                 raise
             yield losses
 
@@ -192,7 +192,7 @@ class _Shard:
     ) -> None:
         shapes = shard_shapes(architecture.shapes, index, count)
         size = sum(math.prod(shape) for shape in shapes.values())
-        # Two buffers, each with a row per kind of number, as the update multiplies them:
+        # Two buffers, each with a row per kind of value, as the update multiplies them:
         # velocities, weights, and the gradients of each replica.
         states = shared_array((2, 2 + replicas, size), dtype)
         rows = [
@@ -223,7 +223,7 @@ class _Shard:
 
 # `next` starts the workers. Then it is sent indices of images (steps, batch_size), their labels and
 # the learning rates (steps,), and yields the mean losses of the steps.
-_Training: TypeAlias = Generator[Array, tuple[Array, Array, Sequence[float]], None]
+_TrainingLoop: TypeAlias = Generator[Array, tuple[Array, Array, Sequence[float]], None]
 
 
 @dataclass(frozen=True)
@@ -275,9 +275,9 @@ class _SharedChunk:
         return means
 
 
-def _train(
+def _run_training_loop(
     group: WorkerGroup, workers: Sequence[Worker], images: Array, capacity: int, *, reject: bool
-) -> _Training:
+) -> _TrainingLoop:
     """Take a step on each batch that is sent, of at most ``capacity`` images per chunk.
 
     When the generator is closed or no longer referenced, its workers end. It is not a method:
@@ -308,10 +308,10 @@ def _take_steps(
     """Do one worker's part of a chunk of steps."""
     steps, batch_size = chunk.shape.tolist()
     count = steps * batch_size
-    mine = even_slices(count, group.size)[rank]
+    own = even_slices(count, group.size)[rank]
     # "clip", because the default "raise" would gather into a temporary array first.
-    np.take(images, chunk.indices[mine], axis=0, out=chunk.gathered[mine], mode="clip")
-    chunk.targets[:, mine] = worker.scaled_targets(chunk.labels[mine], batch_size=batch_size)
+    np.take(images, chunk.indices[own], axis=0, out=chunk.gathered[own], mode="clip")
+    chunk.targets[:, own] = worker.scaled_targets(chunk.labels[own], batch_size=batch_size)
     group.barrier(rank)
     matrices = worker.update_matrices(chunk.learning_rates[:steps])
     for step, batch in enumerate(chunk_slices(count, batch_size)):
@@ -326,8 +326,8 @@ def _take_steps(
         worker.update(group, matrices[step], buffer=buffer)
     worker.make_first_current(current=steps % 2)
     group.barrier(rank)  # now all logits are complete
-    logits = chunk.logits[:, mine]
+    logits = chunk.logits[:, own]
     if len(chunk.targets) > CLASSES:
         logits = with_no_digit(logits)
-    chunk.losses[mine] = cross_entropy(logits, chunk.labels[mine])
+    chunk.losses[own] = cross_entropy(logits, chunk.labels[own])
     group.barrier(rank)

@@ -25,7 +25,7 @@ def nesterov_step(
         w = w - learning_rate * (g + momentum * v)
 
     Nesterov's momentum in PyTorch's form: the step looks ahead along the new velocity, and the
-    velocity does not include the learning rate. ``gradients`` are those of the shares of the batch,
+    velocity does not include the learning rate. ``gradients`` are those of each replica's images,
     added in the order given, so that rounding is the same in every run.
 
     This is the plain form; training multiplies by `step_matrices`.
@@ -41,22 +41,22 @@ def nesterov_step(
 
 
 def step_matrices(
-    learning_rates: Array, *, shares: int, momentum: float, weight_decays: Sequence[float]
+    learning_rates: Array, *, replicas: int, momentum: float, weight_decays: Sequence[float]
 ) -> Array:
-    """Return the step as a matrix (2, 2 + shares): (steps, decays, 2, 2 + shares).
+    """Return the step as a matrix (2, 2 + replicas): (steps, decays, 2, 2 + replicas).
 
     There is one for each of ``learning_rates`` (steps,) and of ``weight_decays``. Its rows give the
     new velocity and the new weight as linear combinations of velocity, weight and the gradient of
-    each share: `nesterov_step` is linear in them. ``after[:2] = matrix @ before`` passes over
+    each replica: `nesterov_step` is linear in them. ``after[:2] = matrix @ before`` passes over
     memory once, where `nesterov_step` does some ten times.
     """
-    velocity = np.ones((len(weight_decays), 2 + shares))
+    velocity = np.ones((len(weight_decays), 2 + replicas))
     velocity[:, 0] = momentum
     velocity[:, 1] = weight_decays
     # w - learning_rate * (g + momentum * v), with g = v - momentum * (old velocity)
     step = -(1 + momentum) * velocity
     step[:, 0] = -momentum * momentum
-    matrices = np.empty((len(learning_rates), len(velocity), 2, 2 + shares))
+    matrices = np.empty((len(learning_rates), len(velocity), 2, 2 + replicas))
     matrices[:, :, 0] = velocity
     np.multiply.outer(learning_rates, step, out=matrices[:, :, 1])
     matrices[:, :, 1, 1] += 1

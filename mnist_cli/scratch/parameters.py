@@ -1,4 +1,8 @@
-"""Weights, gradients and velocities as named views of one vector, and their canonical layouts."""
+"""Weights, gradients and velocities as named views of one vector, and their canonical layouts.
+
+Canonical are the names and layouts of model files: those of PyTorch, convolutions (out, in, height,
+width), dense layers (out, in), their inputs flattened channel, row, column.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ class Parameters:
     """Named arrays that are views of one flat ``vector``: weights, gradients or velocities.
 
     Weights come first, then, from ``biases_start`` on, biases. ``parameters[name]`` is the array
-    in the layout of its layer. It has the same numbers as the canonical array in another order: its
+    in the layout of its layer. It has the values of the canonical array in another order: its
     axes are reversed, and a dense layer after images takes them flattened row, column, channel.
     ``shapes`` are canonical. ``flattened_channels`` says for a dense weight how many channels its
     inputs were flattened from.

@@ -44,7 +44,7 @@ class Model(Protocol):
         ...
 
     def share_buffers(self, other: Any) -> None:
-        """Use the memory of another model, which must never be between its two passes then."""
+        """Use the memory of another model, whose passes must not overlap its own."""
         ...
 
 
@@ -70,16 +70,16 @@ class Sequential:
 
     def share_buffers(self, other: Sequential) -> None:
         """See `Model.share_buffers`."""
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            if isinstance(mine, ParametricLayer) and isinstance(theirs, ParametricLayer):
-                mine.share_buffers(theirs)
+        for own, others in zip(self.layers, other.layers, strict=True):
+            if isinstance(own, ParametricLayer) and isinstance(others, ParametricLayer):
+                own.share_buffers(others)
 
 
 class StateBuffer:
     """One of a worker's two buffers of parameters, with the ``model`` that computes with it.
 
-    ``state`` (2 + shares, n) is what the worker updates, one row per kind of number: velocities,
-    weights, and the gradient of each share of the batch. Its first ``biases_start`` columns are
+    ``state`` (2 + replicas, n) is what the worker updates, one row per kind of value: velocities,
+    weights, and the gradients of each replica. Its first ``biases_start`` columns are
     weights, the others biases.
     """
 
@@ -90,16 +90,16 @@ class StateBuffer:
         self.state, self.biases_start = state, biases_start
 
     def update_products(self, target: StateBuffer) -> Iterator[tuple[int, Array, Array]]:
-        """Yield (is bias, source, destination) of each matrix product of the update to ``target``.
+        """Yield (group, source, destination) of each matrix product of the update to ``target``.
 
-        The first is 0 for weights and 1 for biases, which have no weight decay.
+        Group 0 are weights, group 1 biases, which have no weight decay.
         """
-        for is_bias, columns in enumerate(
+        for group, columns in enumerate(
             (slice(0, self.biases_start), slice(self.biases_start, self.state.shape[1]))
         ):
             before, after = self.state[:, columns], target.state[:2, columns]
             for chunk in chunk_slices(before.shape[1], UPDATE_CHUNK):
-                yield is_bias, before[:, chunk], after[:, chunk]
+                yield group, before[:, chunk], after[:, chunk]
 
 
 class Worker:
@@ -150,10 +150,10 @@ class Worker:
         )
 
     def update_matrices(self, learning_rates: Array) -> Array:
-        """Return the matrices of `update` for each step: (steps, 2, 2, 2 + shares)."""
+        """Return the matrices of `update` for each step: (steps, 2, 2, 2 + replicas)."""
         matrices = step_matrices(
             learning_rates,
-            shares=self._replicas,
+            replicas=self._replicas,
             momentum=self._momentum,
             weight_decays=(self._weight_decay, 0),  # of weights, of biases
         )
@@ -164,14 +164,14 @@ class Worker:
     ) -> None:
         """Compute this worker's part of a batch's gradients into a buffer, and of its ``logits``.
 
-        All workers call it for the same whole batch: images (n, 28, 28), `scaled_targets` (10, n), or
-        (11, n) with ``reject``. Together they fill logits (10, n).
+        All workers call it for the same whole batch: images (n, 28, 28), `scaled_targets` (10, n),
+        or (11, n) with ``reject``. Together they fill logits (10, n).
         """
         model, gradients = self._buffers[buffer].model, self._buffers[buffer].gradients
         batch_size = len(images)
         if self._replicas > 1:
-            mine = even_slices(batch_size, self._replicas)[self._rank]
-            images, targets, logits = images[mine], targets[:, mine], logits[:, mine]
+            own = even_slices(batch_size, self._replicas)[self._rank]
+            images, targets, logits = images[own], targets[:, own], logits[:, own]
         earlier = None
         if not len(images):
             gradients.vector[...] = 0
@@ -195,8 +195,8 @@ class Worker:
 
     def update(self, group: WorkerGroup, matrices: Array, *, buffer: int) -> None:
         """Take the optimiser's step from this buffer to the other one, all workers together."""
-        for is_bias, before, after in self._products[buffer]:
-            np.matmul(matrices[is_bias], before, out=after)
+        for parameters, before, after in self._products[buffer]:
+            np.matmul(matrices[parameters], before, out=after)
         if self._replicas > 1:  # each has updated weights with which all compute
             group.barrier(self._rank)
 

@@ -62,7 +62,7 @@ def can_fork() -> bool:
 class WorkerGroup:
     """``size`` workers that compute together; the caller is the one of rank 0.
 
-    ``capacity`` is how many numbers of ``dtype`` they can `all_reduce`.
+    ``capacity`` is how many values of ``dtype`` they can `all_reduce`.
     """
 
     def __init__(self, size: int, *, capacity: int = 0, dtype: DTypeLike = np.float32) -> None:
@@ -176,7 +176,7 @@ class WorkerGroup:
                 except (OSError, RuntimeError) as error:  # from processes, from threads
                     raise WorkerError(
                         f"A worker of the NumPy network could not be started: {error}. "
-                        "Use --threads 1, which needs none."
+                        "Use --threads 1, which starts none."
                     ) from error
                 self._workers.append(worker)
 
@@ -218,7 +218,7 @@ class WorkerGroup:
                     cause = "killed, perhaps for want of memory"
                 raise WorkerError(
                     f"A worker of the NumPy network {end} ({cause or 'no message'}). "
-                    "Try --threads 1, which needs none."
+                    "Try --threads 1, which starts none."
                 )
         elif self._is_broken[0] or (self._is_forked and os.getppid() != self._caller):
             raise BrokenBarrierError

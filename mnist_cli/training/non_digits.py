@@ -28,7 +28,7 @@ _CHARACTERS = (
     "ACEFGHJKLMNPRTUVWXYacdefhijkmnprtuvwxy"
     "αβγδεζηθκλμνξπρστφχψωΓΔΛΞΠΣΦΨΩ"
     "вджийклмнптфхцшщыэюяБГДЖИЙКЛМПФЦШЩЭЮЯ"
-    "+-×÷=*#%&@?<>^~$€§±≠≈∞√∑∫→←↑↓✓"
+    "+-÷=*#%&@?<>^~$€§±≠≈∞√∑→←↑↓✓"
 )
 _FONT_PIXELS = 64
 _CANVAS_SIDE = 96  # pixels
@@ -64,7 +64,7 @@ def make_non_digits(count: int, images: Array, labels: Array, rng: np.random.Gen
         return _half(images[rng.choice(halves[number])], _HALVES[number][1])
 
     # Half of all are characters, the commonest neighbours of digits.
-    makers: Sequence[Callable[[], Array]] = (
+    makers: tuple[Callable[[], Array], ...] = (
         *(glyph, glyph, glyph, glyph),
         *(pair, half, lambda: _scribble(rng), lambda: _distorted(_shape(rng), rng)),
     )
@@ -86,7 +86,8 @@ def _open_fonts() -> list[Callable[[str], Array]]:
     def drawer(font: ImageFont.FreeTypeFont) -> Callable[[str], Array]:
         def draw(character: str) -> Array:
             mask = font.getmask(character)
-            return np.array(mask, dtype=np.float32).reshape(mask.size[::-1]) / 255
+            ink: Array = np.array(mask, dtype=np.float32).reshape(mask.size[::-1]) / 255
+            return ink
 
         return draw
 
@@ -94,8 +95,8 @@ def _open_fonts() -> list[Callable[[str], Array]]:
 
 
 def _glyph(fonts: Sequence[Callable[[str], Array]], rng: np.random.Generator) -> Array:
-    character = _CHARACTERS[rng.integers(len(_CHARACTERS))]
-    ink = fonts[rng.integers(len(fonts))](character)
+    character = _CHARACTERS[int(rng.integers(len(_CHARACTERS)))]
+    ink = fonts[int(rng.integers(len(fonts)))](character)
     canvas = np.zeros((_CANVAS_SIDE, _CANVAS_SIDE), dtype=np.float32)
     height, width = (min(size, _CANVAS_SIDE) for size in ink.shape)
     top, left = (_CANVAS_SIDE - height) // 2, (_CANVAS_SIDE - width) // 2
@@ -114,7 +115,7 @@ def _skeleton(mask: Array) -> Array:
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     while remaining.any():
         eroded = cv2.erode(remaining, cross)
-        skeleton |= remaining & ~cv2.dilate(eroded, cross) & 1
+        skeleton = np.asarray(cv2.max(skeleton, cv2.subtract(remaining, cv2.dilate(eroded, cross))))
         remaining = np.asarray(eroded)
     return np.asarray(cv2.morphologyEx(skeleton, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)))
 

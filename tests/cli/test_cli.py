@@ -201,7 +201,7 @@ def test_info_says_what_is_not_installed() -> None:
         (["train", "--framework", "jaxx"], "Unknown framework 'jaxx'. Choose from"),
         (["train", "--arch", "rnn"], "Unknown architecture 'rnn'. Choose from cnn, mlp."),
         (["train", "--activation", "tanh", "--arch", "mlp"], "Unknown activation 'tanh'"),
-        (["train", "--activation", "sigmoid"], "The cnn always uses relu"),
+        (["train", "--activation", "sigmoid"], "The CNN always uses ReLU"),
         (["train", "--device", "tpu"], "Unknown device 'tpu'. Choose from auto, cpu, cuda."),
         (["train", "--epochs", "0"], "epochs must be from 1 to 10000, not 0."),
         (["train", "--epochs", "many"], "'--epochs': Input should be a valid integer"),
@@ -330,12 +330,15 @@ def test_mixed_precision_learns_and_leaves_a_model_that_numpy_reads(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch_size", "threads"), [(64, 1), (256, 2)])
-def test_tensorflow_takes_one_thread_for_small_batches_of_the_mlp(
-    mnist: Mnist, tmp_path: Path, batch_size: int, threads: int
+@pytest.mark.parametrize(
+    ("arch", "batch_size", "threads"),
+    [("mlp", 255, 1), ("mlp", 256, 2), ("cnn", 15, 1), ("cnn", 16, 2)],
+)
+def test_tensorflow_takes_a_thread_for_each_8_images_of_the_cnn_and_128_of_the_mlp(
+    mnist: Mnist, tmp_path: Path, arch: str, batch_size: int, threads: int
 ) -> None:
-    options = ["--framework", "tensorflow", "--arch", "mlp", "--device", "cpu", "--threads", 2]
-    sizes = ["--epochs", 1, "--limit", 1000, "--batch-size", batch_size]
+    options = ["--framework", "tensorflow", "--arch", arch, "--device", "cpu", "--threads", 2]
+    sizes = ["--epochs", 1, "--limit", 300, "--batch-size", batch_size]
     record = mnist("train", *options, *sizes, "--results-dir", tmp_path, "--json").document
     assert record["environment"]["framework_threads"] == threads
 

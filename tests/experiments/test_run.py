@@ -1,16 +1,13 @@
-"""Comparisons and sweeps: the plan, what survives a kill, what is refused, what is reported."""
+"""Comparisons and sweeps as a user runs them: documents, failures, usage errors, reports."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,30 +15,17 @@ from typing import Any
 import jsonschema
 import pytest
 from conftest import Outcome
-from filelock import FileLock
 
-from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import RecordError
-from mnist_cli.experiments import run as experiment_run
 from mnist_cli.experiments.document import load_document
-from mnist_cli.experiments.plan import plan_jobs
 from mnist_cli.reporting import tables
-from mnist_cli.runners.process import TrainJob
 
 Mnist = Callable[..., Outcome]
 SCHEMAS = json.loads(Path(__file__).parents[1].joinpath("schemas.json").read_text())
-# What differs from one measurement to the next; all else must be equal.
-MEASURED = re.compile(r"seconds|per_second|peak_rss|created|time_to_accuracy|speed|faster")
 
 
 def _validate(document: Any, name: str) -> None:
     jsonschema.Draft202012Validator({**SCHEMAS, "$ref": f"#/$defs/{name}"}).validate(document)
-
-
-def _without_measurements(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_measurements(v) for k, v in value.items() if not MEASURED.search(k)}
-    return [_without_measurements(item) for item in value] if isinstance(value, list) else value
 
 
 @pytest.fixture
@@ -49,36 +33,6 @@ def quick(small_data: Path, tmp_path: Path) -> list[str]:
     """Options for runs of a fraction of a second each."""
     options = ["--framework", "fake", "--epochs", "2", "--dataset", str(small_data)]
     return [*options, "--results-dir", str(tmp_path / "results")]
-
-
-def test_rounds_are_reversed_in_turn_and_runs_differ_in_seed_only() -> None:
-    template = TrainJob("numpy", ModelSpec("mlp"), TrainConfig(seed=5), 2, checkpoint="models")
-    jobs = plan_jobs(template, frameworks=["numpy", "torch"], archs=["cnn", "mlp"], runs=3)
-    cells = [(job.framework, job.spec.arch) for job in jobs]
-    assert cells[:4] == [("numpy", "cnn"), ("torch", "cnn"), ("numpy", "mlp"), ("torch", "mlp")]
-    assert cells[4:8] == cells[3::-1]
-    assert cells[8:] == cells[:4]
-    assert [job.config.seed for job in jobs] == [5] * 4 + [6] * 4 + [7] * 4
-    assert jobs[1].checkpoint == "models/torch-cnn.safetensors"
-    assert {job.checkpoint for job in jobs[4:]} == {None}
-
-
-@pytest.mark.parametrize(
-    ("scaling", "rates"),
-    [("none", [0.1, 0.1, 0.1]), ("linear", [0.025, 0.1, 0.4]), ("sqrt", [0.05, 0.1, 0.2])],
-)
-def test_the_learning_rate_follows_the_batch_size(scaling: str, rates: list[float]) -> None:
-    template = TrainJob("numpy", ModelSpec("mlp"), TrainConfig(learning_rate=0.1), 2)
-    jobs = plan_jobs(
-        template,
-        frameworks=["numpy"],
-        archs=["mlp"],
-        runs=1,
-        batch_sizes=[16, 64, 256],
-        lr_scaling=scaling,
-    )
-    assert [job.config.batch_size for job in jobs] == [16, 64, 256]
-    assert [job.config.learning_rate for job in jobs] == pytest.approx(rates)
 
 
 def test_every_json_document_keeps_to_its_schema(
@@ -104,104 +58,24 @@ def test_the_schema_notices_a_wrong_document() -> None:
         _validate({"schema_version": 1}, "experiment")
 
 
-def _start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mnist_cli", *command],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _wait_for_runs(partial: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if partial.exists() and len(json.loads(partial.read_text())["runs"]) >= count:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{partial} never had {count} runs")
-
-
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_a_comparison_killed_in_run_4_of_6_resumes_to_the_unbroken_document(
-    mnist: Mnist, quick: list[str], tmp_path: Path, small_data: Path, sent: signal.Signals
-) -> None:
-    command = ["compare", "--runs", "3", *quick]
-    process = _start(command, FAKE_FRAMEWORK="slow 0.3")
-    partial = tmp_path / "results" / "comparison_results.partial.json"
-    _wait_for_runs(partial, 3)
-    process.send_signal(sent)  # to the parent alone: the child must notice
-    _, stderr = process.communicate(timeout=30)
-    if sent == signal.SIGINT:
-        assert process.returncode == 130
-        assert "Traceback" not in stderr
-    assert len(json.loads(partial.read_text())["runs"]) == 3
-    assert not (tmp_path / "results" / "comparison_results.json").exists()
-
-    resumed = mnist(*command, "--resume", "--json")
-    assert resumed.exit_code == 0, resumed.stderr
-    assert not partial.exists()
-    assert resumed.stderr.count("1/2") == 3  # only the missing three were trained
-    unbroken = mnist(*command[:-1], tmp_path / "other", "--json")
-    ours, theirs = _without_measurements(resumed.document), _without_measurements(unbroken.document)
-    for run in (*ours["runs"], *theirs["runs"]):
-        run["checkpoint"] = bool(run["checkpoint"])  # they lie in different folders
-    assert ours == theirs
-
-
-def test_a_changed_setting_is_another_comparison_and_is_named(
-    mnist: Mnist, quick: list[str], tmp_path: Path
-) -> None:
-    mnist("compare", "--arch", "mlp", *quick)
-    path = tmp_path / "results" / "comparison_results.json"
-    before = path.read_text()
-    outcome = mnist("compare", "--arch", "mlp", *quick, "--resume", "--learning-rate", "0.01")
-    assert outcome.exit_code == 1
-    assert "learning_rate 0.1, not 0.01" in outcome.stderr
-    assert len(outcome.stderr.splitlines()) == 1
-    assert path.read_text() == before
-
-
-def test_resuming_does_failed_runs_again(
+def test_each_run_has_a_process_of_its_own_and_no_two_are_there_at_once(
     mnist: Mnist, quick: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAKE_FRAMEWORK", "kill 1")
-    command = ["compare", "--arch", "mlp", *quick, "--json"]
-    failed = mnist(*command)
-    assert failed.exit_code == 1
-    (failure,) = failed.document["failures"]
-    assert "killed by SIGKILL" in failure["error"]
-    monkeypatch.delenv("FAKE_FRAMEWORK")
-    resumed = mnist(*command, "--resume")
-    assert resumed.exit_code == 0
-    assert resumed.document["failures"] == []
-    assert len(resumed.document["runs"]) == 1
+    workers: list[Any] = []
+    still_there: list[bool] = []
+    popen = subprocess.Popen
 
+    def start(command: Any, *arguments: Any, **options: Any) -> Any:
+        process = popen(command, *arguments, **options)
+        if "mnist_cli.runners.process" in command:  # and not git, say
+            still_there.extend(worker.poll() is None for worker in workers)
+            workers.append(process)
+        return process
 
-def test_resuming_what_is_complete_says_so_and_measures_nothing(
-    mnist: Mnist, quick: list[str]
-) -> None:
-    command = ["compare", "--arch", "mlp", "--runs", "2", *quick, "--json"]
-    first = mnist(*command)
-    resumed = mnist(*command, "--resume")
-    assert resumed.exit_code == 0, resumed.stderr
-    assert "All 2 runs are there already; none is missing." in resumed.stderr
-    assert resumed.document["runs"] == first.document["runs"]
-
-
-def test_resuming_with_more_runs_does_the_new_ones(mnist: Mnist, quick: list[str]) -> None:
-    command = ["compare", "--arch", "mlp", *quick, "--json"]
-    first = mnist(*command)
-    more = mnist(*command, "--runs", "3", "--resume")
-    assert more.exit_code == 0, more.stderr
-    assert more.document["runs"][0] == first.document["runs"][0]
-    assert sorted(run["seed"] for run in more.document["runs"]) == [0, 1, 2]
-    assert more.document["settings"]["runs"] == 3
-    fewer = mnist(*command, "--runs", "2", "--resume")
-    assert fewer.exit_code == 1
-    assert "runs 3, not 2" in fewer.stderr
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert mnist("compare", "--runs", 2, *quick).exit_code == 0
+    assert len(workers) == 4
+    assert not any(still_there)
 
 
 def test_one_killed_child_gives_five_rows_and_a_failure_row(
@@ -216,148 +90,13 @@ def test_one_killed_child_gives_five_rows_and_a_failure_row(
     assert (failure["arch"], failure["seed"]) == ("mlp", 1)
 
 
-def test_a_kill_in_the_first_run_resumes_with_none_of_the_last_comparison(
-    mnist: Mnist, quick: list[str], tmp_path: Path
-) -> None:
-    mnist("compare", "--arch", "mlp", *quick)
-    command = ["compare", "--runs", "2", *quick]
-    process = _start(command, FAKE_FRAMEWORK="sleep 1")
-    _wait_for_runs(tmp_path / "results" / "comparison_results.partial.json", 0)
-    process.kill()
-    process.communicate()
-    resumed = mnist(*command, "--resume", "--json")
-    assert resumed.exit_code == 0, resumed.stderr
-    assert resumed.stderr.count("1/2") == 4  # each of the four was trained now
-
-
-def test_starting_anew_keeps_an_unfinished_comparison_aside(
-    mnist: Mnist, quick: list[str], tmp_path: Path
-) -> None:
-    process = _start(["compare", "--runs", "3", *quick], FAKE_FRAMEWORK="slow 0.3")
-    partial = tmp_path / "results" / "comparison_results.partial.json"
-    _wait_for_runs(partial, 1)
-    process.kill()
-    process.communicate()
-    before = partial.read_text()
-    outcome = mnist("compare", "--arch", "mlp", *quick)
-    assert outcome.exit_code == 0
-    assert "An unfinished comparison was found" in outcome.stderr
-    assert partial.with_name("comparison_results.partial.kept-1.json").read_text() == before
-
-
-@pytest.mark.parametrize(("name", "value"), [("cpu", "Abacus"), ("data_sha256", "00")])
-def test_runs_of_another_machine_or_data_are_not_resumed(
-    mnist: Mnist, quick: list[str], tmp_path: Path, name: str, value: str
-) -> None:
-    mnist("compare", "--arch", "mlp", *quick)
-    path = tmp_path / "results" / "comparison_results.json"
-    document = json.loads(path.read_text())
-    document["runs"][0]["environment"][name] = value
-    path.write_text(json.dumps(document))
-    outcome = mnist("compare", "--arch", "mlp", *quick, "--resume")
-    assert outcome.exit_code == 1
-    assert f"its runs had {name} {value}" in outcome.stderr
-
-
 def test_a_run_that_hangs_past_the_timeout_becomes_a_failure(
     mnist: Mnist, quick: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_FRAMEWORK", "sleep 1")
     outcome = mnist("compare", "--arch", "mlp", "--timeout", 3, "--json", *quick)
     assert outcome.exit_code == 1
-    assert "stopped after 3 s, the --timeout" in outcome.document["failures"][0]["error"]
-
-
-def test_a_comparison_without_a_finished_run_keeps_the_earlier_record(
-    mnist: Mnist, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mnist("compare", "--arch", "mlp", *quick)
-    path = tmp_path / "results" / "comparison_results.json"
-    before = path.read_bytes()
-    monkeypatch.setenv("FAKE_FRAMEWORK", "crash 1")
-    outcome = mnist("compare", "--arch", "mlp", *quick)
-    assert outcome.exit_code == 1
-    kept = path.with_suffix(".kept-1.json")
-    assert f"No run was finished: the earlier record is {kept} now." in outcome.stderr
-    assert kept.read_bytes() == before
-    assert not json.loads(path.read_text())["runs"]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("{ this is no JSON", "is damaged"),
-        ('{"schema_version": 99}', "schema version 99; this program reads 1"),
-        ('{"schema_version": 1}', "is damaged"),
-        ('{"schema_version": 1, "runs": [], "settings": {}, "failures": []}', "is damaged"),
-        ("[]", "is damaged"),
-    ],
-)
-@pytest.mark.parametrize("resume", [[], ["--resume"]])
-def test_records_that_cannot_be_read_are_named_and_kept_aside(
-    mnist: Mnist, quick: list[str], tmp_path: Path, content: str, said: str, resume: list[str]
-) -> None:
-    path = tmp_path / "results" / "comparison_results.json"
-    path.parent.mkdir()
-    path.write_text(content)
-    outcome = mnist("compare", "--arch", "mlp", *quick, *resume)
-    assert outcome.exit_code == 0, outcome.stderr
-    assert said in outcome.stderr
-    kept = path.with_name("comparison_results.kept-1.json")
-    assert str(kept) in outcome.stderr
-    assert kept.read_text() == content
-    assert len(load_document(path)["runs"]) == 1
-
-
-def test_an_unfinished_comparison_leaves_the_last_whole_one_in_place(
-    mnist: Mnist, quick: list[str], tmp_path: Path
-) -> None:
-    mnist("compare", "--arch", "mlp", *quick)
-    path = tmp_path / "results" / "comparison_results.json"
-    before = path.read_text()
-    process = _start(["compare", "--runs", "3", *quick], FAKE_FRAMEWORK="slow 0.3")
-    _wait_for_runs(path.with_suffix(".partial.json"), 1)
-    process.kill()
-    process.communicate()
-    assert path.read_text() == before
-
-
-def test_a_second_comparison_in_the_same_folder_says_so_and_stops(
-    mnist: Mnist, quick: list[str], tmp_path: Path
-) -> None:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    with FileLock(folder / ".mnist.lock"):
-        outcome = mnist("compare", *quick)
-    assert outcome.exit_code == 1
-    assert "Another comparison is running" in outcome.stderr
-    assert len(outcome.stderr.splitlines()) == 1
-
-
-def test_a_full_disk_ends_in_one_line_and_keeps_the_runs_before(
-    mnist: Mnist, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = experiment_run.write_json
-    calls = []
-
-    def fill_up(path: Path, document: Any) -> None:
-        calls.append(path)
-        if len(calls) == 3:  # an empty document first, then one for each run
-            from mnist_cli import records
-
-            monkeypatch.setattr(records.json, "dumps", _no_space)
-        written(path, document)
-
-    monkeypatch.setattr(experiment_run, "write_json", fill_up)
-    outcome = mnist("compare", *quick)
-    assert outcome.exit_code == 1
-    assert "No space left on device" in outcome.stderr.splitlines()[-1]
-    partial = tmp_path / "results" / "comparison_results.partial.json"
-    assert len(json.loads(partial.read_text())["runs"]) == 1
-
-
-def _no_space(*_: Any, **__: Any) -> str:
-    raise OSError(28, "No space left on device")
+    assert "stopped after 3 s, the timeout" in outcome.document["failures"][0]["error"]
 
 
 @pytest.mark.parametrize(

@@ -75,12 +75,23 @@ def test_a_steady_difference_in_speed_has_a_winner_and_a_shaky_one_has_none() ->
         [*_runs("torch", images_per_second=[120.0, 121.0, 119.0]), *slow]
     )
     assert steady["faster"] == "torch"
+    (slower,) = statistics.compare_frameworks(
+        [*_runs("torch", images_per_second=[80.0, 81.0, 79.0]), *slow]
+    )
+    assert slower["faster"] == "numpy"
     (shaky,) = statistics.compare_frameworks(
         [*_runs("torch", images_per_second=[90.0, 150.0, 110.0]), *slow]
     )
     assert shaky["faster"] is None
     (once,) = statistics.compare_frameworks([*_runs("torch", images_per_second=[200.0]), *slow[:1]])
     assert once["faster"] is None  # one run says nothing of chance
+
+
+def test_runs_of_equal_speed_have_no_winner() -> None:
+    speeds = {"images_per_second": [100.0, 90.0]}
+    (row,) = statistics.compare_frameworks([*_runs("torch", **speeds), *_runs("numpy", **speeds)])
+    assert row["speed_ratio"] == {"ratio": 1.0, "low": 1.0, "high": 1.0}
+    assert row["faster"] is None
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (1, 0), (3, 3), (2, 12), (30, 9)])
@@ -105,6 +116,10 @@ def test_accuracy_has_a_winner_only_when_test_and_interval_agree() -> None:
     worse = _runs("numpy", test_errors=many, test_accuracy=[0.97, 0.971, 0.972])
     (clear,) = statistics.compare_frameworks([*_runs("torch", test_errors=few, **accuracy), *worse])
     assert clear["more_accurate"] == "torch"
+    (other_way,) = statistics.compare_frameworks(
+        [*worse, *_runs("torch", test_errors=few, **accuracy)]
+    )
+    assert (other_way["first"], other_way["more_accurate"]) == ("numpy", "torch")
     alike = _runs("torch", test_errors=many, **accuracy)
     (same_errors,) = statistics.compare_frameworks([*alike, *worse])
     assert same_errors["more_accurate"] is None
@@ -113,6 +128,37 @@ def test_accuracy_has_a_winner_only_when_test_and_interval_agree() -> None:
         [*_runs("torch", test_errors=few, **swinging), *worse]
     )
     assert overlap["more_accurate"] is None
+
+
+def test_an_accuracy_is_compared_in_percentage_points_first_less_second() -> None:
+    runs = [*_runs("torch", test_accuracy=[0.98, 0.985]), *_runs("numpy", test_accuracy=[0.99] * 2)]
+    points = statistics.compare_frameworks(runs)[0]["accuracy_points"]
+    assert points["mean"] == pytest.approx(-0.75)
+    # Differences of -1 and -0.5: standard error 0.25; t with one degree of freedom is 12.706.
+    assert points["ci95"] == pytest.approx(12.706 * 0.25, abs=1e-3)
+
+
+def test_the_test_must_reject_for_every_seed() -> None:
+    first = _runs("torch", test_errors=[_wrong()] * 3, test_accuracy=[0.99, 0.991, 0.992])
+    many, few = _wrong(*range(40)), _wrong(0, 1)
+    for errors, winner in (([many] * 3, "torch"), ([many, few, many], None)):
+        second = _runs("numpy", test_errors=errors, test_accuracy=[0.97, 0.971, 0.972])
+        (row,) = statistics.compare_frameworks([*first, *second])
+        assert [test["p_value"] < 0.05 for test in row["mcnemar"]] == [e == many for e in errors]
+        assert row["more_accurate"] == winner
+    # A single run has no interval: its test may reject by the chance of its seed.
+    (once,) = statistics.compare_frameworks([first[0], replace(second[0], test_errors=many)])
+    assert once["mcnemar"][0]["p_value"] < 0.05
+    assert once["more_accurate"] is None
+
+
+def test_an_interval_of_nothing_but_0_does_not_exclude_it() -> None:
+    same = {"test_accuracy": [0.97, 0.98, 0.99]}
+    one = _runs("torch", test_errors=[_wrong()] * 3, **same)
+    other = _runs("numpy", test_errors=[_wrong(*range(40))] * 3, **same)
+    (row,) = statistics.compare_frameworks([*one, *other])
+    assert row["accuracy_points"]["ci95"] == 0
+    assert row["more_accurate"] is None
 
 
 def test_architectures_are_compared_within_a_framework_only() -> None:

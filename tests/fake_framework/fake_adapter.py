@@ -1,9 +1,8 @@
 """A framework that learns in no time, found by entry point as anybody's would be.
 
 It answers with the nearest class mean. The variable FAKE_FRAMEWORK makes it misbehave, in the
-epoch (counted from 1) that follows the word: ``crash 2``, ``kill 2``, ``nan 2``, ``sleep 2``. With
-``slow 0.5`` each epoch takes half a second longer. FAKE_FRAMEWORK_ONLY restricts all this to the
-run of one network and seed: ``mlp 1``.
+epoch (counted from 1) that follows the word: ``crash 2``, ``kill 2``, ``nan 2``, ``sleep 2``.
+FAKE_FRAMEWORK_ONLY restricts all this to the run of one network and seed: ``mlp 1``.
 """
 
 import os
@@ -32,9 +31,7 @@ class FakeClassifier:
     def train_epoch(self, images, labels, *, order, learning_rates):
         self.epochs_seen += 1
         action, _, epoch = self.misbehaviour.partition(" ")
-        if action == "slow":
-            time.sleep(float(epoch))
-        elif action and self.epochs_seen == int(epoch):
+        if action and self.epochs_seen == int(epoch):
             if action == "crash":
                 raise RuntimeError("the fake framework broke")
             if action == "kill":

@@ -57,7 +57,7 @@ def test_caption_tells_runs_data_recipe_hardware_date_and_failures(
     caption = texts(drawn)[-1].replace("\n", " ")
     for part in (
         "n = 2 runs each, seeds 0, 1",
-        "mnist, 55,000 training images",
+        "MNIST, 55,000 training images",
         "1 epoch",
         "batch 64, peak learning rate 0.1",
         "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz, 2 threads, device cpu",
@@ -189,7 +189,7 @@ def test_model_samples_show_the_answers_of_each_models_first_run(
     # Down the columns: image 2 is disputed, 1 misread by both, 0 and 3 right.
     assert answers == ["✓ 2", "✗ 4", "✗ 7", "✗ 7", "✓ 5", "✓ 5", "✓ 3", "✓ 3"]
     title = texts(drawn)[-2].replace("\n", " ")
-    assert title == "mnist: all models agree on 3 of 4 test digits, and all are wrong on 1"
+    assert title == "MNIST: all models agree on 3 of 4 test digits, and all are wrong on 1"
 
 
 def test_an_accuracy_axis_shows_all_values_and_never_starts_at_0_for_good_ones() -> None:

@@ -149,7 +149,7 @@ def test_scaling_has_a_panel_for_each_number_and_no_text_cut_or_overlapping(
     assert [len(panel.lines) for panel in panels] == [len(usual)] * 3
     assert panels[0].lines[0].get_xdata().tolist() == [1000, 4000, 55_000]
     caption = " ".join(texts(drawn)).replace("\xa0", " ").replace("\n", " ")
-    assert "where not varied: mnist, 55,000 training images, batch 64, peak" in caption
+    assert "where not varied: MNIST, 55,000 training images, batch 64, peak" in caption
     assert "rate 0.05, 2 threads" in caption
     assert "GHz, device cpu" in caption  # the number of threads is not a fact of all points
     assert "epoch" not in caption  # there may be more for fewer images

@@ -64,12 +64,12 @@ def test_nesterov_step_adds_the_shares_of_the_gradient():
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
-@pytest.mark.parametrize("shares", [1, 2, 3])
-def test_step_matrices_take_the_plain_step(shares, momentum):
-    before = np.random.default_rng(4).standard_normal((2 + shares, 100))
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_step_matrices_take_the_plain_step(replicas, momentum):
+    before = np.random.default_rng(4).standard_normal((2 + replicas, 100))
     rates, decays = np.array([0.1, 0.02]), (5e-4, 0.0)
-    matrices = step_matrices(rates, shares=shares, momentum=momentum, weight_decays=decays)
-    assert matrices.shape == (2, 2, 2, 2 + shares)
+    matrices = step_matrices(rates, replicas=replicas, momentum=momentum, weight_decays=decays)
+    assert matrices.shape == (2, 2, 2, 2 + replicas)
     for step, kind in np.ndindex(2, 2):
         velocities, weights, *gradients = before.copy()
         nesterov_step(

@@ -141,7 +141,7 @@ def test_a_fork_of_the_process_does_not_end_its_workers():
     images, labels = bar_images()
     for each in (model, other):
         list(epoch(each, images, labels))
-    copy = multiprocessing.get_context("fork").Process(target=model.network._training.close)
+    copy = multiprocessing.get_context("fork").Process(target=model.network._loop.close)
     copy.start()
     copy.join(30)
     assert copy.exitcode == 0

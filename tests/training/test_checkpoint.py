@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import mnist_cli
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, OutputError
 from mnist_cli.records import EpochRecord
@@ -45,6 +46,7 @@ def model(request: pytest.FixtureRequest) -> Checkpoint:
         history=(ROW,),
         weights=weights,
         velocities={name: array * 2 for name, array in weights.items()},
+        best_weights={name: array * 3 for name, array in weights.items()},
         versions={"numpy": "2"},
         calibration=Calibration(temperature=0.6, sure_probability=0.8, sure_evidence=2.5),
     )
@@ -73,7 +75,8 @@ def test_a_checkpoint_comes_back_as_it_was_saved(model: Checkpoint, saved: Path)
     for name, array in model.weights.items():
         np.testing.assert_array_equal(found.weights[name], array)
         np.testing.assert_array_equal(found.velocities[name], model.velocities[name])
-    blank = {"weights": {}, "velocities": {}}
+        np.testing.assert_array_equal(found.best_weights[name], model.best_weights[name])
+    blank = {"weights": {}, "velocities": {}, "best_weights": {}}
     assert replace(found, **blank) == replace(model, **blank)  # type: ignore[arg-type]
 
 
@@ -82,6 +85,12 @@ def test_a_model_from_before_a_setting_has_what_was_then_the_only_choice(saved: 
     old = checkpoint.load(saved)
     assert old.config == TrainConfig(epochs=5, learning_rate=0.05, label_smoothing=0, decay_power=1)
     assert old.calibration is None
+
+
+def test_the_model_in_the_package_is_of_a_format_that_is_read() -> None:
+    # Model files of version 1 are out there: a program that reads no more of them is another one.
+    (path,) = (Path(mnist_cli.__file__).parent / "pretrained").glob("*.safetensors")
+    assert checkpoint.load(path).spec.arch == "cnn"
 
 
 def test_strided_weights_are_saved_with_their_own_values(model: Checkpoint, tmp_path: Path) -> None:
@@ -104,6 +113,65 @@ def test_metadata_tells_a_stranger_what_the_model_is(saved: Path) -> None:
     assert json.loads(metadata["test_accuracy"]) == 0.94
     assert json.loads(metadata["recipe"])["momentum"] == 0.9
     assert json.loads(metadata["versions"]) == {"numpy": "2"}
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "patience", "epoch"), [(False, None, 3), (False, 2, 2), (True, 2, 3)]
+)
+def test_metadata_names_the_accuracy_of_the_weights_in_the_file(
+    model: Checkpoint, tmp_path: Path, unfinished: bool, patience: int | None, epoch: int
+) -> None:
+    from safetensors import safe_open
+
+    history = tuple(
+        replace(
+            ROW, epoch=n, validation_loss=loss, validation_accuracy=n / 10, test_accuracy=n / 20
+        )
+        for n, loss in ((1, 0.3), (2, 0.1), (3, 0.2))  # the second is the best
+    )
+    saved = replace(model, history=history, config=TrainConfig(patience=patience))
+    if not unfinished:
+        saved = replace(saved, velocities={}, best_weights={})
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, saved)
+    with safe_open(path, framework="numpy") as file:
+        metadata = {name: json.loads(value) for name, value in file.metadata().items()}
+    assert metadata["epochs_completed"] == 3
+    assert metadata["validation_accuracy"] == epoch / 10
+    assert metadata["test_accuracy"] == epoch / 20
+    assert len(metadata["history"]) == 3
+
+
+def test_a_model_predicts_in_float32_whatever_it_was_trained_in(model: Checkpoint) -> None:
+    built: dict[str, Any] = {}
+
+    class Adapter:
+        def build(self, spec: ModelSpec, config: TrainConfig, **options: Any) -> Any:
+            built.update(options, spec=spec, config=config)
+            return self
+
+        def import_weights(self, weights: Any) -> None:
+            built["weights"] = weights
+
+    mixed = replace(model, config=TrainConfig(precision="bfloat16", batch_size=32))
+    mixed.classifier(Adapter(), device="cuda", threads=3)  # type: ignore[arg-type]
+    assert built == {
+        "spec": model.spec,
+        "config": TrainConfig(batch_size=32),
+        "device": "cuda",
+        "threads": 3,
+        "weights": model.weights,
+    }
+
+
+def test_a_model_is_named_by_its_path_or_by_its_name_in_the_results(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    named = results / "models" / "torch-cnn.safetensors"
+    assert checkpoint.model_path("torch-cnn", results) == named
+    # A path that is there, or has an ending, is taken as it stands.
+    assert checkpoint.model_path("no-such.safetensors", results) == Path("no-such.safetensors")
+    (tmp_path / "mine").touch()
+    assert checkpoint.model_path(tmp_path / "mine", results) == tmp_path / "mine"
 
 
 def test_saving_leaves_no_other_file_behind(saved: Path) -> None:
@@ -210,6 +278,39 @@ def _calibration_in_words(path: Path) -> None:
     _rewrite(path, calibration={"temperature": 1, "sure_probability": "high", "sure_evidence": 2})
 
 
+def _infinite_mean(path: Path) -> None:
+    _rewrite(path, normalization={"mean": float("inf"), "std": 0.3})
+
+
+def _infinite_spread(path: Path) -> None:
+    _rewrite(path, normalization={"mean": 0.1, "std": float("inf")})
+
+
+def _endless_evidence(path: Path) -> None:
+    limits = {"temperature": 1, "sure_probability": 0.9, "sure_evidence": float("nan")}
+    _rewrite(path, calibration=limits)
+
+
+def _velocity_of_wrong_shape(path: Path) -> None:
+    _rewrite(path, tensors={"velocity.fc2.bias": np.zeros(9, np.float32)})
+
+
+def _missing_best_weight(path: Path) -> None:
+    _rewrite(path, tensors={"best.fc2.bias": None})
+
+
+def _infinite_velocity(path: Path) -> None:
+    _rewrite(path, tensors={"velocity.fc2.bias": np.full(10, np.inf, np.float32)})
+
+
+def _metadata_of_another_program(path: Path) -> None:
+    save_file({"weight": np.zeros(3, np.float32)}, path, metadata={"format": "pt"})
+
+
+def _no_history(path: Path) -> None:
+    _rewrite(path, history=[{"epoch": 1}])
+
+
 def _bad_recipe(path: Path) -> None:
     _rewrite(path, recipe={"epochs": 5, "surprise": 1})
 
@@ -232,6 +333,14 @@ def _bad_recipe(path: Path) -> None:
         (_wrong_dtype, "fc2.bias should hold finite float32"),
         (_not_finite, "fc2.bias should hold finite float32"),
         (_bad_recipe, "surprise"),
+        (_infinite_mean, "finite mean"),
+        (_infinite_spread, "finite mean and a std above 0"),
+        (_endless_evidence, "finite numbers"),
+        (_velocity_of_wrong_shape, "fc2.bias should be"),
+        (_missing_best_weight, "fc2.bias should be"),
+        (_infinite_velocity, "velocity.fc2.bias should hold finite float32"),
+        (_metadata_of_another_program, "not a checkpoint of this program"),
+        (_no_history, "is a damaged checkpoint"),
         (_flat_normalization, "std above 0"),
         (_cold_calibration, "temperature above 0"),
         (_calibration_in_words, "damaged checkpoint"),

@@ -146,6 +146,16 @@ def test_resuming_remembers_the_best_epoch(
     assert model.weights["fc1.bias"][0] == 2
 
 
+def test_resuming_a_finished_training_keeps_its_best_epoch(fit: Callable[..., Any]) -> None:
+    losses = [0.5, 0.2, 0.3, 0.4]
+    first, _ = fit(losses, epochs=5, patience=2)
+    again, model = fit(losses, epochs=5, patience=2)
+    assert again.history == first.history
+    assert again.model_epoch == 2
+    np.testing.assert_array_equal(again.test_logits, first.test_logits)
+    assert model.weights["fc1.bias"][0] == 2
+
+
 @pytest.mark.parametrize("patience", [0, -1, 10_001])
 def test_patience_out_of_range_is_a_usage_error(patience: int) -> None:
     with pytest.raises(UsageError, match="patience must be from 1 to 10000 epochs"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -46,6 +49,15 @@ def test_an_epoch_visits_each_image_at_most_once_and_only_whole_batches() -> Non
     assert order.max() < 1000
 
 
+def test_each_epoch_leaves_other_images_out() -> None:
+    left_out = [
+        set(range(100)) - set(recipe.epoch_order(TrainConfig(), epoch=epoch, count=100).tolist())
+        for epoch in (1, 2)
+    ]
+    assert [len(images) for images in left_out] == [36, 36]
+    assert left_out[0] != left_out[1]
+
+
 def test_epochs_and_seeds_have_orders_of_their_own_that_repeat() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         return recipe.epoch_order(TrainConfig(seed=seed), epoch=epoch, count=640).tolist()
@@ -65,6 +77,24 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nearly_zero() -> None:
     assert 0 < rates[-1] < 0.001
 
 
+def test_the_default_recipe_is_the_one_that_the_documentation_names() -> None:
+    config = TrainConfig()
+    path = Path(__file__).parents[2] / "docs" / "fairness.md"
+    text = " ".join(path.read_text(encoding="utf-8").split())
+    for sentence in (
+        f"Nesterov momentum {config.momentum:g} in PyTorch's form",
+        f"weight decay {config.weight_decay:.0e}".replace("e-04", "e-4"),
+        f"peak of {config.learning_rate:g} over",
+        f"half a cosine to the power {config.decay_power:g}",
+        f"Labels are smoothed by {config.label_smoothing:g}",
+    ):
+        assert re.search(re.escape(sentence) + r"(?!\.?\d)", text), sentence  # 1 is not 1.5
+    assert "over a fifth of the steps" in text
+    assert config.warmup_fraction == 1 / 5
+    assert "the default of two epochs" in text
+    assert config.epochs == 2
+
+
 def test_the_learning_rate_falls_by_a_cosine_to_the_power_asked_for() -> None:
     cosine, sooner = (
         recipe.learning_rates(TrainConfig(learning_rate=1, decay_power=power), total_steps=100)
@@ -75,10 +105,19 @@ def test_the_learning_rate_falls_by_a_cosine_to_the_power_asked_for() -> None:
     assert cosine[20 + 39] == pytest.approx(0.5, abs=0.02)  # half way down
 
 
+def test_the_fall_is_half_a_cosine_that_would_end_at_0_one_step_after_the_last() -> None:
+    config = TrainConfig(learning_rate=1, warmup_fraction=1 / 3, decay_power=1)
+    rates = recipe.learning_rates(config, total_steps=6)
+    # Two steps up; then the cosine at 1/5, 2/5, 3/5 and 4/5 of its half period. float32.
+    falling = [(1 + np.cos(np.pi * fifths / 5)) / 2 for fifths in (1, 2, 3, 4)]
+    np.testing.assert_allclose(rates, [0.5, 1.0, *falling], rtol=1e-6)
+
+
 @pytest.mark.parametrize("total_steps", [1, 2, 3])
-def test_the_shortest_schedules_are_still_positive_numbers(total_steps: int) -> None:
-    rates = recipe.learning_rates(TrainConfig(), total_steps)
+def test_the_shortest_schedules_reach_the_peak_and_stay_above_0(total_steps: int) -> None:
+    rates = recipe.learning_rates(TrainConfig(learning_rate=0.25), total_steps)
     assert rates.shape == (total_steps,)
+    assert rates[0] == rates.max() == 0.25
     assert (rates > 0).all()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_cli.names import model_name, plural
+from mnist_cli.names import dataset_name, model_name, plural
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.charts.style import Cell, network_of
 
@@ -44,7 +44,7 @@ def model_names(cells: Sequence[Cell]) -> str:
 
 def dataset_names(records: Sequence[RunRecord]) -> str:
     """Return the data sets of all runs."""
-    return listed(sorted(record.dataset for record in records))
+    return listed(sorted(dataset_name(record.dataset) for record in records))
 
 
 def facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
@@ -55,7 +55,7 @@ def facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
         f"n = {run_count(points)}{' each' * (len(points) > 1)}, "
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
         *notes,
-        *(f"{run.dataset}, {run.train_images:,} training images" for run in records),
+        *(f"{dataset_name(run.dataset)}, {run.train_images:,} training images" for run in records),
         *(plural(run.epochs, "epoch") for run in records),
         learning_rates(records),
         *(f"label smoothing {run.label_smoothing:g}" for run in records if run.label_smoothing),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mnist_cli.names import plural
+from mnist_cli.names import dataset_name, plural
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.charts.captions import facts, three_digits
 from mnist_cli.reporting.charts.panels import draw_curve, fit_accuracy_scale, fit_scale, label_panel
@@ -22,7 +22,8 @@ def draw(record: RunRecord, path: Path) -> None:
     trained_epochs = record.images_per_second * record.train_seconds / images_per_epoch
     if trained_epochs < len(record.history) - 0.05:  # a target was reached within an epoch
         epochs = f"{trained_epochs:.1f} of {plural(record.epochs, 'epoch')}"
-    figure = new_figure(5.2, f"{cell.name} on {record.dataset}: {result} after {epochs}")
+    title = f"{cell.name} on {dataset_name(record.dataset)}: {result} after {epochs}"
+    figure = new_figure(5.2, title)
     loss, accuracy = figure.subplots(1, 2)
     label_panel(loss, "Loss by epoch", "epoch", "loss (cross-entropy per image)")
     draw_curve(loss, cell, "train_loss", label="training", linewidth=1.3, **HOLLOW)
