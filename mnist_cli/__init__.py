@@ -9,17 +9,28 @@ with its first use.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnist_cli.api import compare, evaluate, load_model, predict, sweep_batch, train
+    from mnist_cli.api.comparing import compare, sweep_batch
+    from mnist_cli.api.reading import load_model, predict
+    from mnist_cli.api.training import evaluate, train
 
 __version__ = "0.1.0"
 __all__ = ["compare", "evaluate", "load_model", "predict", "sweep_batch", "train"]
 
+_MODULES = {
+    "compare": "comparing",
+    "evaluate": "training",
+    "load_model": "reading",
+    "predict": "reading",
+    "sweep_batch": "comparing",
+    "train": "training",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from mnist_cli import api
+    if name in _MODULES:
+        from importlib import import_module
 
-        return getattr(api, name)
+        return getattr(import_module(f"mnist_cli.api.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -10,7 +10,9 @@ from mnist_cli.errors import UsageError
 ARCHITECTURES = ("cnn", "mlp")
 ACTIVATIONS = ("relu", "sigmoid")
 DEVICES = ("auto", "cpu", "cuda")
+ROTATIONS = ("auto", "0", "90", "180", "270")  # degrees clockwise by which a picture is turned
 PRECISIONS = ("float32", "bfloat16")
+LR_SCALINGS = ("none", "linear", "sqrt")
 
 
 def require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

@@ -18,9 +18,10 @@ import numpy as np
 
 from mnist_cli.adapters.base import Classifier
 from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.config import ROTATIONS, require_choice
 from mnist_cli.errors import PictureError
 from mnist_cli.pictures.components import Box
-from mnist_cli.pictures.normalise import UNEXPECTED_ERRORS, PreparedDigit, prepare
+from mnist_cli.pictures.normalise import UNEXPECTED_ERRORS, PreparedPage, prepare
 from mnist_cli.pictures.opening import Source, short_message
 from mnist_cli.records import available_cores
 from mnist_cli.training import checkpoint, evaluation, recipe
@@ -83,12 +84,15 @@ class Prediction:
     """The digits in a picture.
 
     ``text`` has a newline between lines; ``digits`` are in its order. ``file`` is None for a source
-    that is no path.
+    that is no path. ``rotation`` is by how many degrees clockwise the picture was turned to be
+    read: 0, 90, 180 or 270. ``rejected`` are the boxes of ink that was taken for no digit.
     """
 
     file: str | None
     text: str
     digits: tuple[Digit, ...]
+    rotation: int = 0
+    rejected: tuple[Box, ...] = field(default=(), repr=False)
 
     @property
     def confidence(self) -> float:
@@ -100,6 +104,11 @@ class Prediction:
         """Whether every digit is sure."""
         return all(digit.sure for digit in self.digits)
 
+    def lines(self) -> list[tuple[Digit, ...]]:
+        """Return the digits of each line of the text."""
+        digits = iter(self.digits)
+        return [tuple(islice(digits, len(line))) for line in self.text.split("\n")]
+
     def to_json(self) -> dict[str, Any]:
         """Return the prediction as JSON values."""
         return {
@@ -107,6 +116,7 @@ class Prediction:
             "text": self.text,
             "confidence": self.confidence,
             "sure": self.sure,
+            "rotation": self.rotation,
             "digits": [
                 {
                     "digit": digit.digit,
@@ -186,31 +196,45 @@ class Model:
             self._classifier if model is None else classifier_of(checkpoint.load(PRETRAINED))
         )
 
-    def predict(self, source: Source, *, single: bool = False) -> Prediction:
+    def predict(
+        self, source: Source, *, single: bool = False, rotate: str | int = "auto"
+    ) -> Prediction:
         """Return the digits in one picture: a path, a file's bytes, an array or a PIL image.
 
-        ``single`` takes all ink as one digit. Raises `PictureError` for a source that is no picture
-        or shows no digit.
+        ``single`` and ``rotate`` are explained in `read`. Raises `PictureError` for a source that
+        is no picture or shows no digit.
         """
-        (answer,) = self.read([source], single=single)
+        (answer,) = self.read([source], single=single, rotate=rotate)
         if isinstance(answer, PictureError):
             raise answer
         return answer
 
     def read(
-        self, sources: Iterable[Source], *, single: bool = False
+        self, sources: Iterable[Source], *, single: bool = False, rotate: str | int = "auto"
     ) -> Iterator[Prediction | PictureError]:
         """Yield a prediction for each source, or the reason why it cannot be read, in order.
 
-        ``single`` takes all ink of a picture as one digit. With NumPy, memory does not grow with
-        the number of sources. Another framework gets the digits of all sources at once, because
-        each start of its process takes seconds; this needs 784 bytes per digit.
+        ``single`` takes all ink of a picture as one digit. ``rotate`` is by how many degrees
+        clockwise a picture is turned to be read, 0, 90, 180 or 270; ``auto`` chooses the turn in
+        which its digits have the most evidence, and never turns a lone digit. Raises `UsageError`
+        for another one.
+
+        With NumPy, memory does not grow with the number of sources. Another framework gets the
+        digits of all sources at once, because each start of its process takes seconds; this needs
+        784 bytes per digit.
         """
-        prepared = self._prepared(sources, single=single)
+        require_choice("rotate", str(rotate), ROTATIONS)
+        if isinstance(sources, (str, bytes, os.PathLike)):  # else its characters would be read
+            sources = [sources]
+        rotation = None if rotate == "auto" else int(rotate)
+        prepared = self._prepared(sources, single=single, rotation=rotation)
         size = _BATCH_SIZE if self._framework == NUMPY else None
         while batch := list(islice(prepared, size)):
             images = [
-                digit.image for _, found in batch if isinstance(found, list) for digit in found
+                digit.image
+                for _, found in batch
+                if not isinstance(found, PictureError)
+                for digit in found
             ]
             logits: Iterator[Array] = iter(
                 self.logits(np.array(images, np.uint8)) if images else []
@@ -223,7 +247,7 @@ class Model:
                     yield _prediction(source, found, rows, self.calibration)
 
     def _prepared(
-        self, sources: Iterable[Source], *, single: bool
+        self, sources: Iterable[Source], *, single: bool, rotation: int | None
     ) -> Iterator[tuple[Source, Found]]:
         """Yield each source with its prepared digits.
 
@@ -234,7 +258,12 @@ class Model:
 
         def prepare_one(source: Source) -> Found:
             try:
-                return prepare(source, single=single, evidence=self._segmentation_evidence)
+                return prepare(
+                    source,
+                    single=single,
+                    rotation=rotation,
+                    evidence=self._segmentation_evidence,
+                )
             except PictureError as error:
                 return error
             except MemoryError:
@@ -278,11 +307,11 @@ class Model:
             return np.array(process.run(job, lambda _: None)["logits"], dtype=np.float32)
 
 
-Found: TypeAlias = "list[PreparedDigit] | PictureError"
+Found: TypeAlias = "PreparedPage | PictureError"
 
 
 def _prediction(
-    source: Source, prepared: list[PreparedDigit], logits: Array, limits: Calibration
+    source: Source, prepared: PreparedPage, logits: Array, limits: Calibration
 ) -> Prediction:
     """Return the prediction for one picture with N digits, given their logits (N, 10)."""
     probabilities, sure = (array.tolist() for array in judge(logits, limits))
@@ -296,4 +325,4 @@ def _prediction(
             text += "\n"
         text += str(digit)
     file = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-    return Prediction(file, text, tuple(digits))
+    return Prediction(file, text, tuple(digits), prepared.rotation, prepared.rejected)

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "mnist_cli"
 FRAMEWORKS = {"torch": "torch", "tensorflow": "tensorflow", "keras": "tensorflow"}
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
-MAX_COMMAND_LINES = 120
+MAX_COMMAND_LINES = 119
 TO_SPLIT = {}
 LONG_FUNCTIONS = {
     "api/training.py train": "a keyword for each option of the command, and their documentation",
@@ -72,7 +72,7 @@ def test_the_ground_floor_imports_nothing_above_it() -> None:
 @pytest.mark.parametrize("path", [*modules(), *modules(ROOT / "tests")], ids=name_of)
 def test_files_and_functions_are_short_enough_to_read(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    is_command = path.parent == PACKAGE / "cli"
+    is_command = path.parent == PACKAGE / "cli" and path.name != "options.py"
     assert len(text.splitlines()) <= (MAX_COMMAND_LINES if is_command else MAX_FILE_LINES)
     if path.is_relative_to(PACKAGE):
         for node in ast.walk(ast.parse(text)):

@@ -99,18 +99,23 @@ def test_pictures_that_people_drew_and_photographed_are_read(reader: Model) -> N
     with (PHOTOS / "manifest.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     answers = reader.read([PHOTOS / row["file"] for row in rows])
-    # The thresholds hold for the pictures up to these numbers; others were added later.
+    # Of the first 47 pictures more are required; the others show harder kinds.
     last_number = {"single": 95, "multi": 17}
-    right: dict[bool, list[bool]] = {True: [], False: []}
+    right: dict[tuple[str, bool], list[bool]] = {}
+    wrong_and_sure = 0
     for row, answer in zip(rows, answers, strict=True):
         folder, name = row["file"].split("/")
-        if int(name[:3]) > last_number[folder]:
-            continue
         text = answer.text.replace("\n", "/") if isinstance(answer, Prediction) else str(answer)
-        right[len(row["text"]) == 1].append(text == row["text"])
+        is_right = text == row["text"]
+        right.setdefault((folder, int(name[:3]) <= last_number[folder]), []).append(is_right)
+        wrong_and_sure += isinstance(answer, Prediction) and answer.sure and not is_right
     # Required accuracies.
-    assert np.mean(right[True]) >= 0.95
-    assert np.mean(right[False]) >= 0.85
+    assert np.mean(right["single", True]) >= 0.95
+    assert np.mean(right["multi", True]) >= 0.85
+    # What was reached; a 9 with an open loop and a 1 with a flag are the network's errors.
+    assert sum(right["single", True] + right["single", False]) >= 86
+    assert sum(right["multi", True] + right["multi", False]) >= 13
+    assert wrong_and_sure <= 2
 
 
 def test_several_digits_and_lines_are_read_in_order(reader: Model, mnist_data: Dataset) -> None:

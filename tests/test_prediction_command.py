@@ -192,6 +192,23 @@ def test_save_plot_draws_boxes_digits_and_probabilities(
     assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= 6
 
 
+def test_a_page_on_its_side_is_turned_as_asked(
+    mnist: Mnist, pictures: Path, tmp_path: Path
+) -> None:
+    digits = [np.asarray(Image.open(pictures / f"{label}.png")) for label in (2, 4, 3, 7, 4)]
+    path = pictures / "side.png"
+    Image.fromarray(np.ascontiguousarray(np.rot90(np.hstack(digits)))).save(path)
+    outcome = mnist("predict", path, "--save-plot", tmp_path / "plot.png")
+    assert "side.png: 24374  (" in outcome.stdout
+    assert "turned by 90 degrees" in outcome.stdout
+    assert (tmp_path / "plot.png").exists()
+    (item,) = mnist("predict", path, "--rotate", "90", "--json").document
+    assert (item["text"], item["rotation"]) == ("24374", 90)
+    (item,) = mnist("predict", path, "--rotate", "0", "--json").document
+    assert item["rotation"] == 0
+    assert item["text"] != "24374"
+
+
 def test_a_text_has_lines_and_digits_that_are_not_sure_are_marked(
     mnist: Mnist, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +270,7 @@ def test_wrong_usage_is_one_line(mnist: Mnist, pictures: Path, tmp_path: Path) -
     for arguments, exit_code in (
         ((picture, "--json", "--csv"), 2),
         ((picture, "--framework", "jaxx"), 2),
+        ((picture, "--rotate", "45"), 2),
         ((picture, "--threads", 0), 2),
         ((picture, "--model", tmp_path / "absent.safetensors"), 1),
         ((), 2),

@@ -20,9 +20,9 @@ from mnist_cli.api.arguments import (
     resolve_frameworks,
     results_folder,
 )
-from mnist_cli.config import ModelSpec, TrainConfig, require_choice, require_range
+from mnist_cli.config import LR_SCALINGS, ModelSpec, TrainConfig, require_choice, require_range
 from mnist_cli.errors import UsageError
-from mnist_cli.experiments.plan import COMPARISON, LR_SCALINGS, SWEEP, network, plan_jobs
+from mnist_cli.experiments.plan import COMPARISON, SWEEP, network, plan_jobs
 from mnist_cli.runners.base import TrainJob
 
 if TYPE_CHECKING:

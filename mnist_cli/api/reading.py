@@ -19,6 +19,7 @@ def predict(
     model: PathLike | None = None,
     framework: str = "numpy",
     single: bool = False,
+    rotate: str | int = "auto",
     threads: int | None = None,
     device: str = "auto",
     results_dir: PathLike = "results",
@@ -26,14 +27,15 @@ def predict(
     """Read the digits in one picture: a path, a file's bytes, an array or a PIL image.
 
     ``model`` is a file, or a name such as ``torch-cnn`` in the models of ``results_dir``; by
-    default the one in this package. ``single`` takes all ink as one digit. For many pictures
-    `load_model` loads a model once. Raises `PictureError` for what is no picture or shows no
-    digit, `CheckpointError` for a bad model.
+    default the one in this package. ``single`` takes all ink as one digit. ``rotate`` is by how
+    many degrees clockwise the picture is turned to be read, 0, 90, 180 or 270; ``auto`` chooses.
+    For many pictures `load_model` loads a model once. Raises `PictureError` for what is no picture
+    or shows no digit, `CheckpointError` for a bad model.
     """
     loaded = load_model(
         model, framework=framework, threads=threads, device=device, results_dir=results_dir
     )
-    return loaded.predict(source, single=single)
+    return loaded.predict(source, single=single, rotate=rotate)
 
 
 @checks_arguments

@@ -30,9 +30,9 @@ def compare(
     as_json: options.AsJson = False,
 ) -> None:
     """Train both networks in every framework under equal conditions, and compare."""
-    from mnist_cli import api
+    from mnist_cli.api import comparing
 
-    comparison = api.compare(
+    comparison = comparing.compare(
         framework,
         arch=arch,
         activation=activation,

@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from mnist_cli.config import ACTIVATIONS, ARCHITECTURES, DEVICES, PRECISIONS, TrainConfig
+from mnist_cli.config import (
+    ACTIVATIONS,
+    ARCHITECTURES,
+    DEVICES,
+    PRECISIONS,
+    ROTATIONS,
+    TrainConfig,
+)
 
 DEFAULTS = TrainConfig()
 RESULTS = Path("results")
@@ -89,6 +96,8 @@ Threads = Annotated[
     int | None, typer.Option(help="Processor threads.", show_default="all available cores")
 ]
 Device = Annotated[str, choice(help="auto, cpu or cuda.", values=DEVICES)]
+Single = Annotated[bool, typer.Option("--single", help="Take all ink as one digit.")]
+Rotate = Annotated[str, choice(help="auto, or degrees clockwise.", values=ROTATIONS)]
 SameDevice = Annotated[
     str,
     choice(help="cpu, cuda or auto, for all: else they cannot be compared.", values=DEVICES),

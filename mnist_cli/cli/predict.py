@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mnist_cli.cli import options
 from mnist_cli.cli.options import RESULTS
-from mnist_cli.cli.output import require_png, say, say_written
-from mnist_cli.cli.sources import find_sources, say_unread
-from mnist_cli.errors import MnistError, UsageError
-
-if TYPE_CHECKING:
-    from mnist_cli.cli.predictions import PredictionPrinter
-    from mnist_cli.cli.sources import Named
-    from mnist_cli.prediction import Model, Prediction
-
-_FEW_PICTURES = 8  # read in a moment: no progress bar
-_MAX_PLOTTED = 6  # pictures in one plot
+from mnist_cli.cli.output import require_png, say_written
+from mnist_cli.cli.sources import find_sources
+from mnist_cli.errors import UsageError
 
 
 def predict(
@@ -41,13 +30,12 @@ def predict(
         ),
     ] = None,
     framework: options.Framework = "numpy",
-    single: Annotated[
-        bool, typer.Option("--single", help="Take all ink of a picture as one digit.")
-    ] = False,
+    single: options.Single = False,
+    rotate: options.Rotate = "auto",
     show: Annotated[bool, typer.Option("--show", help="Draw the network's input.")] = False,
     save_plot: Annotated[
         Path | None,
-        typer.Option(help="A PNG file for boxes, prepared digits and probabilities."),
+        typer.Option(help="A PNG file for boxes, lines, prepared digits and probabilities."),
     ] = None,
     threads: options.Threads = None,
     device: options.Device = "auto",
@@ -58,8 +46,8 @@ def predict(
     """Read the digits in pictures: photos, scans, drawings."""
     import warnings
 
-    from mnist_cli import api
-    from mnist_cli.cli.predictions import PredictionPrinter
+    from mnist_cli.api import reading
+    from mnist_cli.cli.predictions import PredictionPrinter, print_answers
 
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other. Leave one out.")
@@ -68,53 +56,16 @@ def predict(
     # Pillow warns of small faults in files; here a picture is read, or refused in one line.
     warnings.simplefilter("ignore")
     sources, failed = find_sources(files)
-    reader = api.load_model(
+    reader = reading.load_model(
         model, framework=framework, threads=threads, device=device, results_dir=results_dir
     )
     printer = PredictionPrinter(as_csv=as_csv, as_json=as_json, show=show)
-    plotted, unread = _read(reader, sources, printer, single=single)
+    answers = reader.read((source for _, source in sources), single=single, rotate=rotate)
+    plotted, unread = print_answers(answers, sources, printer)
     if save_plot is not None and plotted:
-        from mnist_cli.reporting.charts import reading
+        from mnist_cli.reporting.charts import reading as chart
 
-        reading.draw(plotted, save_plot, pictures=len(sources) - unread)
+        chart.draw(plotted, save_plot, pictures=len(sources) - unread)
         say_written(save_plot)
     if failed or unread:
         raise typer.Exit(1)
-
-
-def _read(
-    reader: Model, sources: list[Named], printer: PredictionPrinter, *, single: bool
-) -> tuple[list[tuple[str, str | bytes, Prediction]], int]:
-    """Read and print every picture; return the first few, to plot, and how many failed."""
-    import time
-
-    plotted: list[tuple[str, str | bytes, Prediction]] = []
-    unread = 0
-    began = time.perf_counter()
-    with _progress(len(sources)) as advance:
-        answers = reader.read((source for _, source in sources), single=single)
-        for (name, source), answer in zip(sources, answers, strict=True):
-            advance()
-            if isinstance(answer, MnistError):
-                unread += 1
-                say_unread(name, answer)
-                continue
-            printer.print(name, answer)
-            if len(plotted) < _MAX_PLOTTED:
-                plotted.append((name, source, answer))
-    printer.close()
-    if len(sources) > 1:
-        seconds = time.perf_counter() - began
-        note = f"; {unread:,} could not be read" if unread else ""
-        speed = f"{len(sources) / seconds:,.0f} per second"
-        say(f"{len(sources):,} pictures in {seconds:.1f} s, {speed}{note}")
-    return plotted, unread
-
-
-def _progress(count: int) -> AbstractContextManager[Callable[[], None]]:
-    """Return a progress bar on standard error, for a terminal and more than a few pictures."""
-    if count <= _FEW_PICTURES or not sys.stderr.isatty():
-        return nullcontext(lambda: None)
-    from mnist_cli.reporting import console
-
-    return console.reading_progress(count)

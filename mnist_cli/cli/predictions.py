@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from mnist_cli.cli.output import say
+from mnist_cli.cli.sources import say_unread
+from mnist_cli.errors import MnistError
+
 if TYPE_CHECKING:
+    from mnist_cli.cli.sources import Named
+    from mnist_cli.errors import PictureError
     from mnist_cli.prediction import Prediction
+
+_FEW_PICTURES = 8  # read in a moment: no progress bar
+_MAX_PLOTTED = 6  # pictures in one plot
 
 
 class PredictionPrinter:
@@ -57,11 +68,49 @@ def _prediction_lines(name: str, answer: Prediction) -> list[str]:
     tops = [
         ", ".join(f"{digit} {share:.1%}" for digit, share in digit.top()) for digit in answer.digits
     ]
+    note = "" if answer.sure else "  not sure"
+    if answer.rotation:
+        note += f"  turned by {answer.rotation} degrees"
     if len(tops) == 1:
-        note = "" if answer.sure else "  not sure"
         return [f"{name}: {answer.text}  ({tops[0]}){note}"]
     # A question mark after each digit that is not sure.
     marks = iter("" if digit.sure else "?" for digit in answer.digits)
     text = "".join(" / " if sign == "\n" else sign + next(marks) for sign in answer.text)
-    note = "" if answer.sure else "  not sure"
     return [f"{name}: {text}  ({answer.confidence:.1%}){note}", *(f"    {top}" for top in tops)]
+
+
+def print_answers(
+    answers: Iterator[Prediction | PictureError], sources: list[Named], printer: PredictionPrinter
+) -> tuple[list[tuple[str, str | bytes, Prediction]], int]:
+    """Read and print every picture; return the first few, to plot, and how many failed."""
+    import time
+
+    plotted: list[tuple[str, str | bytes, Prediction]] = []
+    unread = 0
+    began = time.perf_counter()
+    with _progress(len(sources)) as advance:
+        for (name, source), answer in zip(sources, answers, strict=True):
+            advance()
+            if isinstance(answer, MnistError):
+                unread += 1
+                say_unread(name, answer)
+                continue
+            printer.print(name, answer)
+            if len(plotted) < _MAX_PLOTTED:
+                plotted.append((name, source, answer))
+    printer.close()
+    if len(sources) > 1:
+        seconds = time.perf_counter() - began
+        note = f"; {unread:,} could not be read" if unread else ""
+        speed = f", {len(sources) / seconds:,.0f} per second" if unread < len(sources) else ""
+        say(f"{len(sources):,} pictures in {seconds:.1f} s{speed}{note}")
+    return plotted, unread
+
+
+def _progress(count: int) -> AbstractContextManager[Callable[[], None]]:
+    """Return a progress bar on standard error, for a terminal and more than a few pictures."""
+    if count <= _FEW_PICTURES or not sys.stderr.isatty():
+        return nullcontext(lambda: None)
+    from mnist_cli.reporting import console
+
+    return console.reading_progress(count)

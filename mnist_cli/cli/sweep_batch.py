@@ -9,8 +9,8 @@ import typer
 from mnist_cli.cli import options
 from mnist_cli.cli.options import DEFAULTS, RESULTS
 from mnist_cli.cli.output import finish_experiment
+from mnist_cli.config import LR_SCALINGS
 from mnist_cli.errors import UsageError
-from mnist_cli.experiments.plan import LR_SCALINGS
 
 
 def sweep_batch(
@@ -44,9 +44,9 @@ def sweep_batch(
     as_json: options.AsJson = False,
 ) -> None:
     """Train at several batch sizes: what is fast, and what it costs in accuracy."""
-    from mnist_cli import api
+    from mnist_cli.api import comparing
 
-    comparison = api.sweep_batch(
+    comparison = comparing.sweep_batch(
         _numbers(batch_sizes),
         lr_scaling=lr_scaling,
         framework=framework,

@@ -12,7 +12,6 @@ from mnist_cli.runners.base import TrainJob
 
 COMPARISON = "comparison_results"
 SWEEP = "batch_size_comparison"
-LR_SCALINGS = ("none", "linear", "sqrt")
 
 # Framework, architecture, batch size and seed: what distinguishes the runs of a plan.
 Key: TypeAlias = tuple[str, str, int, int]

@@ -10,14 +10,15 @@ import cv2
 import numpy as np
 
 from mnist_cli.arrays import Array
-from mnist_cli.pictures.ink import MIN_PAGE_SIDE, Ink
+from mnist_cli.pictures.borders import MIN_PAGE_SIDE
+from mnist_cli.pictures.ink import Ink
 
 # Left, top, right and bottom of a bounding box in pixels, right and bottom exclusive.
 Box: TypeAlias = tuple[int, int, int, int]
 
 # Fractions of a digit's height. What is smaller than a speck is dirt; what is lower than a digit is
 # a fragment that was not joined to one.
-_SPECK = 0.08
+_MAX_SPECK_SIZE = 0.08
 _MIN_HEIGHT = 0.35
 # Aspect ratio, width to height: a 5's loose bar is less flat than this, an underline flatter.
 _MAX_FLATNESS = 5
@@ -27,6 +28,12 @@ _MAX_CROSSINGS = 4.5
 # of digits; more than the second are more than fit on a page.
 _MAX_COMPONENTS = 400
 _MAX_SIMILAR_COMPONENTS = 5000
+# Fractions of a box: the thickness of its lines, how much of a side they take, and the height of
+# what is written in it.
+_MAX_BOX_LINE = 0.15
+_MIN_LINE_FILL = 0.85
+_MIN_BOXED_HEIGHT = 0.4
+_MIN_TEXT = 4  # components of similar size that are a text
 # Fraction of the picture's border: what covers more of it is a shadow or the edge of a sheet.
 _MAX_BORDER_COVERAGE = 0.25
 
@@ -82,13 +89,17 @@ def digit_height(components: Sequence[Component]) -> float:
     return float(np.median(heights[heights >= heights.max() / 2]))
 
 
-def find_components(ink: Ink) -> list[Component]:
-    """Return the connected components of ink without textures, frames and dark picture edges.
+def find_components(ink: Ink) -> tuple[list[Component], list[Component]]:
+    """Return the connected components of ink, and apart textures, frames and dark picture edges.
 
-    The list is empty if nothing of a digit's size is left.
+    The first list is empty if nothing of a digit's size is left.
     """
-    components = _connected_components(ink.mask, ink.strong, ink.min_digit_side)
-    return _without_clutter(components, ink.mask.shape, ink.min_digit_side)
+    found = _connected_components(ink.mask, ink.strong, ink.min_digit_side)
+    boxes = boxes_of(found)
+    found = [part for component in found for part in _without_box(component, boxes)]
+    components = _without_clutter(found, ink.mask.shape, ink.min_digit_side)
+    kept = {id(component) for component in components}
+    return components, [component for component in found if id(component) not in kept]
 
 
 def _connected_components(mask: Array, strong: Array, min_digit_side: float) -> list[Component]:
@@ -106,7 +117,7 @@ def _connected_components(mask: Array, strong: Array, min_digit_side: float) -> 
     longer = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
     kept = np.flatnonzero(has_strong_ink & (longer >= 0.4 * min_digit_side))
     if len(kept) > _MAX_COMPONENTS:
-        kept = kept[longer[kept] >= _SPECK * longer[kept].max()]
+        kept = kept[longer[kept] >= _MAX_SPECK_SIZE * longer[kept].max()]
         are_similar = np.median(longer[kept]) >= 0.4 * longer[kept].max()
         if len(kept) > (_MAX_SIMILAR_COMPONENTS if are_similar else _MAX_COMPONENTS):
             return []
@@ -116,6 +127,49 @@ def _connected_components(mask: Array, strong: Array, min_digit_side: float) -> 
         region = labels[top : top + height, left : left + width]
         components.append(Component(region == label, (left, top, left + width, top + height)))
     return components
+
+
+def _without_box(component: Component, boxes: Array) -> list[Component]:
+    """Return what is written in a ruled box whose lines it touches, else the component itself.
+
+    ``boxes`` (N, 4) are those of all components: a table around some of them stays as it is.
+
+    A box has at least three straight sides, thin for its size; inside it is something at least
+    `_MIN_BOXED_HEIGHT` of its height, unlike in a 0 or 8 of straight strokes.
+    """
+    mask = component.mask
+    rows, columns = mask.mean(axis=1), mask.mean(axis=0)
+    most = max(2, int(_MAX_BOX_LINE * min(mask.shape)))
+    thicknesses = [
+        _line_thickness(fill, most) for fill in (rows, rows[::-1], columns, columns[::-1])
+    ]
+    if sum(thickness > 0 for thickness in thicknesses) < 3 or _is_frame(component, boxes):
+        return [component]
+    top, bottom, left, right = thicknesses
+    inside = mask[top : mask.shape[0] - bottom, left : mask.shape[1] - right]
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
+    parts = []
+    for label in range(1, len(stats)):
+        x, y, width, height = (int(value) for value in stats[label, :4])
+        if max(width, height) >= _MAX_SPECK_SIZE * component.height:
+            part = labels[y : y + height, x : x + width] == label
+            x, y = component.box[0] + left + x, component.box[1] + top + y
+            parts.append(Component(part, (x, y, x + width, y + height)))
+    tallest = max((part.height for part in parts), default=0)
+    return parts if tallest >= _MIN_BOXED_HEIGHT * component.height else [component]
+
+
+def _line_thickness(fill: Array, most: int) -> int:
+    """Return how many of the first rows a straight line takes, up to ``most``; 0 if none does.
+
+    ``fill`` (H,), 0-1, is how much of each row is ink. The soft edge of the line may precede it.
+    """
+    is_line = (fill[: most + 2] >= _MIN_LINE_FILL).tolist()
+    if len(fill) <= 2 * most or True not in is_line[:2]:
+        return 0
+    first = is_line.index(True)
+    thickness = first + [*is_line[first:], False].index(False)
+    return thickness if thickness <= most else 0
 
 
 # --- Clutter: textures, frames, and edges of the picture -----------------------------------------
@@ -144,10 +198,13 @@ def _without_clutter(
     if longest < min_digit_side:
         return []
     inner = [component for component in components if not _is_picture_edge(component, shape)]
-    tallest = max((component.height for component in inner), default=0)
-    # If nothing of a digit's size is left, what looked like an edge must be the digit.
+    lengths = np.array([max(each.width, each.height) for each in inner] or [0])
+    # If nothing of a digit's size is left, what looked like an edge must be the digit. A text is
+    # no dirt around a digit: it has several components of similar size.
     broadest = max(min(component.width, component.height) for component in components)
-    return inner if tallest >= max(min_digit_side, 0.15 * broadest) else components
+    is_text = np.count_nonzero(lengths >= max(min_digit_side, 0.5 * lengths.max())) >= _MIN_TEXT
+    tallest = max((component.height for component in inner), default=0)
+    return inner if is_text or tallest >= max(min_digit_side, 0.15 * broadest) else components
 
 
 def _is_texture(mask: Array) -> bool:
@@ -203,13 +260,15 @@ def _is_picture_edge(component: Component, shape: tuple[int, ...]) -> bool:
     left, top, right, bottom = component.box
     height, width = shape[:2]
     mask = component.mask
-    along_side = (left == 0 and mask[:, 0].mean() > 0.5) or (
+    along_left_or_right = (left == 0 and mask[:, 0].mean() > 0.5) or (
         right == width and mask[:, -1].mean() > 0.5
     )
-    along_end = (top == 0 and mask[0].mean() > 0.5) or (bottom == height and mask[-1].mean() > 0.5)
-    if along_side and component.height > 0.3 * height:
+    along_top_or_bottom = (top == 0 and mask[0].mean() > 0.5) or (
+        bottom == height and mask[-1].mean() > 0.5
+    )
+    if along_left_or_right and component.height > 0.3 * height:
         return True
-    if along_end and component.width > 0.3 * width:
+    if along_top_or_bottom and component.width > 0.3 * width:
         return True
     padded = np.pad(mask.astype(np.uint8), 1)
     thickness = 2 * float(cv2.distanceTransform(padded, cv2.DIST_L2, 3).max())
@@ -226,7 +285,7 @@ def is_speck_or_line(component: Component, typical_height: float) -> bool:
     ``typical_height`` is that of a digit in pixels.
     """
     is_line = component.width > max(_MAX_FLATNESS * component.height, 1.2 * typical_height)
-    return is_line or max(component.width, component.height) < _SPECK * typical_height
+    return is_line or max(component.width, component.height) < _MAX_SPECK_SIZE * typical_height
 
 
 def is_fragment(component: Component, typical_height: float) -> bool:

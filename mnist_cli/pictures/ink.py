@@ -13,15 +13,13 @@ import numpy as np
 
 from mnist_cli.arrays import Array
 from mnist_cli.errors import PictureError
+from mnist_cli.pictures.borders import MIN_PAGE_SIDE, border_of, downscaled, without_surroundings
 from mnist_cli.pictures.opening import MIN_CONTRAST
 from mnist_cli.pictures.ruled_lines import line_pixels, long_line_bands
 
 NO_DIGIT = "no digit found"
 # Pixels of the longer side: a digit cannot be distinguished from a speck of fewer.
 MIN_DIGIT_SIDE = 5
-# Pixels: smaller pictures are crops of a digit or a few, so neither the edges of a sheet nor ruled
-# lines are searched for.
-MIN_PAGE_SIDE = 100
 
 # Pixels of the longer side: illumination and colour vary slowly, and are estimated at this size.
 _COARSE_SIDE = 256
@@ -30,19 +28,29 @@ _COARSE_SIDE = 256
 # are connected to a pixel above the high one.
 _LOW_THRESHOLD = 0.2
 _HIGH_THRESHOLD = 0.4
-_LOW_THRESHOLD_CLEAN = 0.1  # there is no noise to mistake for ink
-# Strength of ink. Both thresholds lie so many noise levels above paper where that is more: 4 for
-# what is ink, 3 for what may still be paper, but at least `_MIN_NOISE_FLOOR` in a photo.
-_THRESHOLD_NOISE_LEVELS = 4
-_FLOOR_NOISE_LEVELS = 3
+# There is no noise to mistake for ink, and pencil beside a marker is fainter than that.
+_LOW_THRESHOLD_CLEAN = 0.1
+_HIGH_THRESHOLD_CLEAN = 0.2
+# Pixels, and strength of ink: a small one-bit scan has lost the grey edges of its strokes, and its
+# faint strokes are broken. A blur by so much gives edges back and closes gaps of a pixel.
+_ONE_BIT_BLUR = 0.8
+_ONE_BIT_THRESHOLD = 0.15
+# Standard deviations of the paper's noise: a threshold for ink is at least 4 of them, and up to 3
+# may still be paper. In a photo the latter is at least `_MIN_NOISE_FLOOR`, a strength of ink.
+_THRESHOLD_SIGMAS = 4
+_FLOOR_SIGMAS = 3
 _MIN_NOISE_FLOOR = 0.15
 # A digit's least length as a fraction of a photo's longer side: grain and dust are smaller.
 _MIN_DIGIT_FRACTION = 0.012
 
+# Fraction of the variance of colours that lies outside their principal component, if there are inks
+# of several colours.
+_MAX_OTHER_COLORS = 0.1
+
 # Strength of ink: a picture with more noise on its paper is a photo or a scan. JPEG compression of
 # a drawing leaves less.
 _MAX_CLEAN_NOISE = 1 / 15
-# Fraction: so much of what is nearer to paper than to ink must be within the tolerance of paper.
+# Fraction of the pixels nearer to paper than to ink that must equal paper within its tolerance.
 _MIN_CLEAN_FRACTION = 0.75
 # The tolerance of paper: grey levels of 255, and a fraction of the picture's contrast.
 _PAPER_TOLERANCE_LEVELS = 1.5
@@ -59,6 +67,10 @@ _BIMODAL_NOISE = 0.02  # strength of ink: assumed, as a close crop has too littl
 _MAX_BETWEEN_MODES = 0.25  # fraction of pixels, as edges are, with tones between paper and ink
 # Fraction of the picture's contrast: a border whose tones spread less shows paper only.
 _UNIFORM_BORDER_SPREAD = 0.35
+# Fractions: so much of the border of a drawing must be within the tolerance of its median, itself a
+# fraction of the contrast, to be paper for certain.
+_MIN_UNIFORM_BORDER = 0.9
+_UNIFORM_BORDER_TOLERANCE = 0.1
 # Ink so many times as strong as ruled lines is separated from them by a threshold alone.
 _FAINT_LINES_RATIO = 1.6
 
@@ -84,27 +96,31 @@ class Ink:
     min_digit_side: float
 
 
-def find_ink(pixels: Array) -> Ink:
-    """Return the ink in upright pixels, uint8, (H, W) or (H, W, 3).
+def find_ink(pixels: Array) -> list[Ink]:
+    """Return the ink in upright pixels, uint8, (H, W) or (H, W, 3), in its possible readings.
 
-    Raises `PictureError` for a blank picture.
+    The first is the likeliest. There is a second, of the other polarity, where the border of the
+    picture does not show which of two tones is paper. Raises `PictureError` for a blank picture.
     """
     if max(pixels.shape[:2]) < MIN_DIGIT_SIDE:
         raise PictureError(NO_DIGIT)
-    grey = _grey(_without_surroundings(pixels))
+    grey = _grey(without_surroundings(pixels))
     low, high = float(grey.min()), float(grey.max())
     if high - low < MIN_CONTRAST:
         raise PictureError(NO_DIGIT)
-    paper = float(np.median(_border(grey)))
-    full_ink = low if paper - low >= high - paper else high
-    ink = _clean_ink(grey, paper, full_ink)
-    is_clean = ink is not None
-    if ink is None:
-        ink = _photographed_ink(grey, paper, full_ink)
-    return _without_ruled_lines(ink, is_clean=is_clean)
+    border = border_of(grey)
+    paper = float(np.median(border))
+    readings = [(paper, low if paper - low >= high - paper else high)]
+    tolerance = _UNIFORM_BORDER_TOLERANCE * (high - low)
+    if np.mean(np.abs(border - paper) <= tolerance) < _MIN_UNIFORM_BORDER:
+        readings.append((readings[0][1], paper))
+    clean = [_drawn_ink(grey, *reading) for reading in readings]
+    is_clean = clean[0] is not None
+    inks = list(filter(None, clean)) if is_clean else _captured_inks(grey, *readings[0])
+    return [_without_ruled_lines(ink, is_clean=is_clean) for ink in inks]
 
 
-def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
+def _drawn_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
     """Return the ink of a picture that a program drew, or None for a photo or a scan.
 
     Its strength is linear in the grey levels between ``paper`` and ``full_ink``: so MNIST's own
@@ -119,36 +135,56 @@ def _clean_ink(grey: Array, paper: float, full_ink: float) -> Ink | None:
     paper_pixels, nearer_pixels = np.count_nonzero(is_paper), np.count_nonzero(is_nearer_paper)
     if paper_pixels < _MIN_CLEAN_FRACTION * nearer_pixels or noise >= _MAX_CLEAN_NOISE:
         return None
-    threshold = max(_LOW_THRESHOLD_CLEAN, _THRESHOLD_NOISE_LEVELS * noise)
+    threshold = max(_LOW_THRESHOLD_CLEAN, _THRESHOLD_SIGMAS * noise)
+    if min(grey.shape) < MIN_PAGE_SIDE and _is_one_bit(strength):
+        strength = cv2.GaussianBlur(strength, (0, 0), _ONE_BIT_BLUR)
+        strength /= max(float(strength.max()), 1e-6)
+        threshold = _ONE_BIT_THRESHOLD
     return Ink(
         strength=strength,
         mask=strength > threshold,
-        strong=strength > _HIGH_THRESHOLD,
+        strong=strength > _HIGH_THRESHOLD_CLEAN,
         threshold=threshold,
-        noise_floor=_FLOOR_NOISE_LEVELS * noise,
+        noise_floor=_FLOOR_SIGMAS * noise,
         min_digit_side=float(MIN_DIGIT_SIDE),
     )
 
 
-def _photographed_ink(grey: Array, paper: float, full_ink: float) -> Ink:
-    """Return the ink of a photo or scan; raises `PictureError` if there is none."""
-    found = _corrected_strength(grey)
-    if found is not None:
-        strength, noise, is_near_edge = found
-    elif _is_bimodal(grey, abs(paper - full_ink)):
+def _is_one_bit(strength: Array) -> bool:
+    """Return whether ink (H, W), 0-1, has no grey edges, which a stroke of few pixels needs.
+
+    Noise has none, either, but covers half of the picture.
+    """
+    is_grey = (strength > _LOW_THRESHOLD_CLEAN) & (strength < 1 - _LOW_THRESHOLD_CLEAN)
+    inked = np.count_nonzero(strength)
+    return bool(np.count_nonzero(is_grey) <= 0.02 * inked and inked <= 0.4 * strength.size)
+
+
+def _captured_inks(grey: Array, paper: float, full_ink: float) -> list[Ink]:
+    """Return the possible readings of a photo or scan; raises `PictureError` if there is none."""
+    if max(grey.shape) >= 400:
+        grey = cv2.GaussianBlur(grey, (3, 3), 0)  # against sensor noise; strokes are wider here
+    small = cv2.medianBlur(downscaled(grey, _COARSE_SIDE), 3)
+    has_dark_ink, is_certain = _has_dark_ink(small)
+    polarities = (has_dark_ink,) if is_certain else (has_dark_ink, not has_dark_ink)
+    found = [_corrected_strength(grey, small, has_dark_ink=dark) for dark in polarities]
+    if found[0] is None and _is_bimodal(grey, abs(paper - full_ink)):
         strength = np.clip((paper - grey) / np.float32(paper - full_ink), 0, 1)
-        noise, is_near_edge = _BIMODAL_NOISE, np.ones(grey.shape, dtype=bool)
-    else:
+        found[0] = strength, _BIMODAL_NOISE, np.ones(grey.shape, dtype=bool)
+    inks = [
+        Ink(
+            strength=strength,
+            mask=strength > max(_THRESHOLD_SIGMAS * noise, _LOW_THRESHOLD),
+            strong=(strength > _HIGH_THRESHOLD) & is_near_edge,
+            threshold=max(_THRESHOLD_SIGMAS * noise, _LOW_THRESHOLD),
+            noise_floor=max(_FLOOR_SIGMAS * noise, _MIN_NOISE_FLOOR),
+            min_digit_side=max(MIN_DIGIT_SIDE, _MIN_DIGIT_FRACTION * max(grey.shape)),
+        )
+        for strength, noise, is_near_edge in filter(None, found)
+    ]
+    if not inks:
         raise PictureError(NO_DIGIT)
-    threshold = max(_THRESHOLD_NOISE_LEVELS * noise, _LOW_THRESHOLD)
-    return Ink(
-        strength=strength,
-        mask=strength > threshold,
-        strong=(strength > _HIGH_THRESHOLD) & is_near_edge,
-        threshold=threshold,
-        noise_floor=max(_FLOOR_NOISE_LEVELS * noise, _MIN_NOISE_FLOOR),
-        min_digit_side=max(MIN_DIGIT_SIDE, _MIN_DIGIT_FRACTION * max(grey.shape)),
-    )
+    return inks
 
 
 # --- Colour to grey ------------------------------------------------------------------------------
@@ -158,19 +194,24 @@ def _grey(pixels: Array) -> Array:
     """Return (H, W) float32, 0-255: the colours projected on the line from paper to ink.
 
     The usual weights of grey lose yellow ink on white and red ink on green. The direction here is
-    the first principal component of the pixels that differ most from their neighbourhood.
+    the first principal component of the pixels that differ most from their neighbourhood. If one
+    direction does not explain them, there are inks of several colours, and ink is what differs
+    from the paper in any of its channels.
     """
     if pixels.ndim == 2:
         return pixels.astype(np.float32)
     if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
         return pixels[..., 0].astype(np.float32)
-    small = _downscaled(pixels, _COARSE_SIDE).astype(np.float32)
+    coarse = downscaled(pixels, _COARSE_SIDE)
+    small = coarse.astype(np.float32)
     sigma = max(small.shape) / 8
     mean = np.asarray(cv2.GaussianBlur(small, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
     difference = (small - mean).reshape(-1, 3)
     squares = (difference * difference).sum(axis=1)
     salient = difference[squares >= np.percentile(squares, 90)]
-    _, axes = np.linalg.eigh(salient.T @ salient)
+    variances, axes = np.linalg.eigh(salient.T @ salient)
+    if variances[:-1].sum() > _MAX_OTHER_COLORS * variances.sum():
+        return _difference_from_paper(pixels, coarse)
     axis = axes[:, -1] * (1 if axes[:, -1].sum() >= 0 else -1)
     axis /= np.abs(axis).sum()  # keeps the result in a range of 255
     offset = -255 * axis[axis < 0].sum()
@@ -178,98 +219,32 @@ def _grey(pixels: Array) -> Array:
     return np.asarray(cv2.transform(pixels.astype(np.float32), weights[None]))
 
 
-def _downscaled(values: Array, side: int) -> Array:
-    """Return a picture with its longer side at most ``side`` pixels, by averaging areas."""
-    height, width = values.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return values
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
+def _difference_from_paper(pixels: Array, coarse: Array) -> Array:
+    """Return (H, W) float32, 255 at paper, less by the channel that differs most from it.
 
-
-def _border(grey: Array) -> Array:
-    """Return the outermost pixels of a picture (H, W) as one row (2 H + 2 W,)."""
-    return np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-
-
-# --- A sheet of paper on darker surroundings -----------------------------------------------------
-
-
-def _without_surroundings(pixels: Array) -> Array:
-    """Return pixels with the surroundings of a bright sheet replaced by paper, if there are any.
-
-    ``pixels`` is uint8, (H, W) or (H, W, 3), and so is the result.
+    ``pixels`` is (H, W, 3), uint8, and ``coarse`` the same at `_COARSE_SIDE`.
     """
-    if min(pixels.shape[:2]) < MIN_PAGE_SIDE:
-        return pixels
-    small = _downscaled(pixels, _COARSE_SIDE)
-    sheet = _sheet_mask(small)
-    if sheet is None:
-        return pixels
-    # The paper without its ink, by a closing; then continued beyond the edges of the sheet.
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (65, 65))
-    paper = cv2.morphologyEx(small, cv2.MORPH_CLOSE, kernel, borderType=cv2.BORDER_REPLICATE)
-    outside = 1 - cv2.erode(sheet, np.ones((3, 3), np.uint8))
-    filled = cv2.inpaint(cv2.medianBlur(paper, 5), outside, 3, cv2.INPAINT_TELEA)
+    # Most of a neighbourhood is paper.
+    paper = cv2.medianBlur(coarse, max(coarse.shape[:2]) // 2 | 1)
     size = (pixels.shape[1], pixels.shape[0])
-    filled = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR)
-    on_sheet = cv2.resize(sheet, size, interpolation=cv2.INTER_NEAREST) > 0
-    return np.where(on_sheet if pixels.ndim == 2 else on_sheet[..., None], pixels, filled)
-
-
-def _sheet_mask(small: Array) -> Array | None:
-    """Return the mask (H, W) uint8, 1 on a bright sheet on darker surroundings, or None.
-
-    The sheet is the convex hull of the largest bright region, if that is a polygon of few corners
-    with some dark writing on it.
-    """
-    brightness = cv2.medianBlur(small if small.ndim == 2 else small.max(axis=2), 5)
-    # Logarithmic, because a shadow multiplies: paper in shadow then stays nearer to paper in light
-    # than to the surroundings. 46 maps the logarithm of 256 to 255.
-    logarithms = np.rint(46 * np.log1p(brightness.astype(np.float32))).astype(np.uint8)
-    _, bright = cv2.threshold(logarithms, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    contours, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not contours:  # the whole picture is black
-        return None
-    outline = max(contours, key=cv2.contourArea)
-    hull = cv2.convexHull(outline)
-    corners = cv2.approxPolyDP(hull, 0.02 * cv2.arcLength(hull, True), True)
-    area = cv2.contourArea(hull)
-    left, top, box_width, box_height = cv2.boundingRect(hull)
-    height, width = brightness.shape
-    touches = (left == 0, top == 0, left + box_width == width, top + box_height == height)
-    # A shadow's edge runs from one side of the picture to another, so a region that touches two
-    # sides may be light, not a sheet. A bright 0 has round sides: they take eight corners.
-    if (
-        sum(touches) > 1
-        or area < 0.1 * brightness.size
-        or len(corners) > 6
-        or cv2.contourArea(corners) < 0.92 * area
-        or cv2.contourArea(outline) < 0.75 * area
-    ):
-        return None
-    sheet = cv2.fillConvexPoly(np.zeros_like(brightness), corners, 1)
-    sheet = np.asarray(cv2.erode(sheet, np.ones((7, 7), np.uint8), borderValue=1))
-    inside = brightness[sheet > 0]
-    written = np.count_nonzero(inside < 0.75 * np.median(inside)) / max(1, inside.size)
-    return sheet if 0.0003 < written < 0.4 else None
+    difference = cv2.absdiff(pixels, cv2.resize(paper, size, interpolation=cv2.INTER_LINEAR))
+    return np.asarray(255 - difference.max(axis=2).astype(np.float32))
 
 
 # --- Illumination correction ---------------------------------------------------------------------
 
 
-def _corrected_strength(grey: Array) -> tuple[Array, float, Array] | None:
+def _corrected_strength(
+    grey: Array, small: Array, *, has_dark_ink: bool
+) -> tuple[Array, float, Array] | None:
     """Return strength of ink, noise level and edge neighbourhoods of a photo, or None without ink.
 
     The strength is (H, W) float32, 0-1, after division by the illumination, because shadow dims ink
     and paper by the same factor. The noise level is the standard deviation of the paper's strength.
     The neighbourhoods (H, W), bool, are True near sharp edges, which ink has and shadow has not.
+    ``small`` is ``grey`` at `_COARSE_SIDE`.
     """
-    if max(grey.shape) >= 400:
-        grey = cv2.GaussianBlur(grey, (3, 3), 0)  # against sensor noise; strokes are wider here
-    small = cv2.medianBlur(_downscaled(grey, _COARSE_SIDE), 3)
-    if not _has_dark_ink(small):
+    if not has_dark_ink:
         small, grey = 255 - small, 255 - grey
     light = np.maximum(_illumination(small), _MIN_LIGHT_LEVELS)
     gradient = cv2.morphologyEx(small, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) / light
@@ -279,7 +254,7 @@ def _corrected_strength(grey: Array) -> tuple[Array, float, Array] | None:
     # below it is the paper's noise, whatever ink lies above. 1.4826 times the median absolute
     # deviation estimates the standard deviation of normal noise.
     sample = strength[:: max(1, height // 500), :: max(1, width // 500)]
-    paper = float(min(np.median(sample), np.median(_border(strength))))
+    paper = float(min(np.median(sample), np.median(border_of(strength))))
     noise = 1.4826 * float(np.median(paper - sample[sample <= paper]))
     strength -= np.float32(paper)
     above_noise = strength[strength > max(5 * noise, 0.05)]
@@ -306,24 +281,25 @@ def _is_bimodal(grey: Array, contrast: float) -> bool:
     return bool(contrast >= _MIN_BIMODAL_CONTRAST and between <= _MAX_BETWEEN_MODES)
 
 
-def _has_dark_ink(small: Array) -> bool:
-    """Return the polarity of a grey picture: whether its ink is darker than its paper.
+def _has_dark_ink(small: Array) -> tuple[bool, bool]:
+    """Return the polarity of a grey picture, whether its ink is dark, and whether that is certain.
 
-    Decided by the tone of the border if that is uniform, else by the sign of the sharp details.
+    It is, by the tone of the border, if that is uniform; the sign of the sharp details is a guess.
     """
-    border = _border(small)
+    border = border_of(small)
     low, high = np.percentile(small, (1, 99))
     if np.subtract(*np.percentile(border, (90, 10))) < _UNIFORM_BORDER_SPREAD * (high - low):
         paper = float(np.median(border))
-        return bool(paper - low >= high - paper)
+        return bool(paper - low >= high - paper), True
     side = max(small.shape)
     window = side // 6 if side >= MIN_PAGE_SIDE else side // 2  # strokes are thick in a close crop
     median = cv2.medianBlur(small.astype(np.uint8), max(3, window) | 1)
     difference = small / np.maximum(median, _MIN_LIGHT_LEVELS) - 1
-    return bool((difference**3).sum() <= 0)  # the third power lets strong details decide
+    # The third power lets strong details decide.
+    return bool((difference**3).sum() <= 0), False
 
 
-def _closed(small: Array) -> Array:
+def _without_ink(small: Array) -> Array:
     """Return a grey picture of dark ink after a closing that removes the ink.
 
     A morphological closing replaces what is dark and narrower than a square by what is beside it,
@@ -357,7 +333,7 @@ def _illumination(small: Array) -> Array:
 
     ``small`` is a grey picture of dark ink.
     """
-    coarse = _closed(small)
+    coarse = _without_ink(small)
     strength = np.clip(1 - small / np.maximum(coarse, 1), 0, 1)
     _, ink = cv2.threshold(
         (strength * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU

@@ -18,9 +18,11 @@ from picture_samples import (
 )
 from PIL import Image
 
+import mnist_cli
 from mnist_cli.data.dataset import Dataset
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.pictures.ink import NO_DIGIT
+from mnist_cli.pictures.normalise import prepare
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,39 @@ def test_colored_ink_is_found_on_colored_paper(
     cover = page((digit(mnist_data, 3), 100, 60), paper=0, ink=255)[..., None] / 255
     colored = np.rint(np.array(paper) * (1 - cover) + np.array(ink) * cover).astype(np.uint8)
     assert similarity(only_digit(colored), only_digit(page((digit(mnist_data, 3), 100, 60)))) > 0.95
+
+
+def test_light_ink_is_found_beside_dark_ink(mnist_data: Dataset) -> None:
+    ink = digit(mnist_data, 3)
+    left = page((ink, 40, 60), paper=0, ink=255)[..., None] / 255
+    right = page((ink, 180, 60), paper=0, ink=255)[..., None] / 255
+    yellow, blue = np.array([[255, 235, 40], [20, 40, 180]])
+    colored = np.rint(255 - (255 - yellow) * left - (255 - blue) * right).astype(np.uint8)
+    pencil = np.rint(245 - 60 * left[..., 0] - 210 * right[..., 0]).astype(np.uint8)
+    for picture in (colored, pencil):
+        first, second = prepare(picture)
+        assert similarity(first.image, second.image) > 0.95
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_where_the_border_is_half_ink_the_reading_with_digits_is_taken(
+    mnist_data: Dataset, light: bool
+) -> None:
+    pixels = page(*((digit(mnist_data, 8, n), 40 + 80 * n, 60) for n in range(3)))
+    for y, x in ((slice(0, 25), slice(0, 220)), (slice(175, 200), slice(80, 300))):
+        pixels[y, x] = 40  # two dark bars: most of the border is dark
+    pixels[:, :8] = pixels[:, -8:] = 40
+    answer = mnist_cli.predict(255 - pixels if light else pixels)
+    assert answer.text == "888"
+
+
+def test_broken_strokes_of_a_small_one_bit_scan_are_closed(mnist_data: Dataset) -> None:
+    for label in (0, 3, 7):
+        image = digit(mnist_data, label, 2, height=26)
+        scan = np.pad(np.where(image > 127, 255, 0).astype(np.uint8), 4)
+        broken = scan.copy()
+        broken[16:17] = 0
+        assert len(prepare(broken)) == len(prepare(scan)) == 1
 
 
 @pytest.mark.parametrize("label", range(10))

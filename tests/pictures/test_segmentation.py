@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from picture_samples import digit, only_digit, page, similarity
 
+import mnist_cli
 from mnist_cli.data.dataset import Dataset
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.pictures.normalise import prepare
@@ -45,6 +46,36 @@ def test_a_box_around_a_digit_is_no_digit(mnist_data: Dataset) -> None:
         boxed = clean.copy()
         cv2.rectangle(boxed, (70, 30), (200, bottom), 50, 3)
         assert similarity(only_digit(boxed), only_digit(clean)) > 0.98
+
+
+def test_a_box_that_touches_its_digit_is_no_digit(mnist_data: Dataset) -> None:
+    ink = digit(mnist_data, 5)
+    clean = page((ink, 100, 60))
+    boxed = clean.copy()
+    cv2.rectangle(boxed, (98, 50), (100 + ink.shape[1], 150), 50, 2)
+    assert similarity(only_digit(boxed), only_digit(clean)) > 0.9
+
+
+def test_a_1_close_beside_a_4_is_no_part_of_it(mnist_data: Dataset) -> None:
+    for number in range(6):
+        four = digit(mnist_data, 4, number, height=60)
+        pixels = page((four, 60, 60))
+        cv2.line(pixels, (66 + four.shape[1], 60), (66 + four.shape[1], 119), 40, 5)
+        assert len(mnist_cli.predict(pixels).digits) == 2
+
+
+def test_bars_much_lower_than_the_digits_are_none(mnist_data: Dataset) -> None:
+    pixels = page(*((digit(mnist_data, 3, n, height=60), 40 + 80 * n, 60) for n in range(3)))
+    pixels[78:92, 28:32] = pixels[78:92, 276:280] = 40
+    assert mnist_cli.predict(pixels).text == "333"
+
+
+def test_small_round_zeros_beside_tall_digits_are_digits(mnist_data: Dataset) -> None:
+    placed = [(digit(mnist_data, 7, n, height=90), 30 + 160 * n, 40) for n in range(3)]
+    pixels = page(*placed, size=(200, 560))
+    for x in (120, 280, 480):
+        cv2.circle(pixels, (x, 105), 12, 40, 3)
+    assert mnist_cli.predict(pixels).text == "707070"
 
 
 def test_specks_are_ignored(mnist_data: Dataset) -> None:

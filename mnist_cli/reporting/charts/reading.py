@@ -1,4 +1,4 @@
-"""Pictures as `mnist predict` reads them: boxes, prepared digits and probabilities."""
+"""Pictures as `mnist predict` reads them: lines, boxes, prepared digits and probabilities."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_DIGITS = 24
 
 
 def draw(readings: Sequence[tuple[str, Source, Prediction]], path: Path, *, pictures: int) -> None:
-    """Draw pictures with a box around each digit, the network's input, and its probabilities.
+    """Draw pictures with lines and boxes, the network's input, and its probabilities.
 
     readings: name, source and answer of each picture. ``pictures`` is how many were read in all.
     """
@@ -62,6 +62,10 @@ def draw(readings: Sequence[tuple[str, Source, Prediction]], path: Path, *, pict
             panel.set_title(text, fontsize=FONT_POINTS, color=color, pad=5)
             _probabilities(part.add_subplot(grid[2 * row + 1, PICTURE_COLUMNS + column]), digit)
     notes = ["digits as the network sees them, with the probabilities of 0 to 9", "? not sure"]
+    if any(len(answer.digits) > 1 for *_, answer in readings):
+        notes.append("lines: the order of reading, from the dot on")
+    if any(answer.rejected for *_, answer in readings):
+        notes.append("dashed: taken for no digit")
     if pictures > len(readings):
         notes.append(f"the first {len(readings)} of {pictures:,} pictures")
     if any(len(answer.digits) > MAX_DIGITS for *_, answer in readings):
@@ -70,11 +74,26 @@ def draw(readings: Sequence[tuple[str, Source, Prediction]], path: Path, *, pict
 
 
 def _draw_boxes(panel: Axes, name: str, picture: Picture, answer: Prediction) -> None:
-    """Draw a picture with a box around each digit, labelled with the prediction."""
+    """Draw a picture with lines of text, a labelled box around each digit, and what is none."""
     from matplotlib.patches import Rectangle
 
     height, width = (picture.original_scale * side for side in picture.pixels.shape[:2])
     panel.imshow(picture.pixels, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+    for left, top, right, bottom in answer.rejected:
+        size = right - left, bottom - top
+        style: dict[str, Any] = {
+            "fill": False,
+            "edgecolor": FAINT,
+            "linewidth": 1,
+            "linestyle": "--",
+        }
+        panel.add_patch(Rectangle((left, top), *size, **style))
+    for line in answer.lines():
+        xs = [(digit.box[0] + digit.box[2]) / 2 for digit in line]
+        ys = [(digit.box[1] + digit.box[3]) / 2 for digit in line]
+        if len(line) > 1:
+            panel.plot(xs, ys, color=INK, linewidth=1, alpha=0.5)
+            panel.plot(xs[0], ys[0], "o", color=INK, markersize=4, alpha=0.5)
     for digit in answer.digits:
         left, top, right, bottom = digit.box
         color = RIGHT if digit.sure else WRONG
@@ -84,10 +103,12 @@ def _draw_boxes(panel: Axes, name: str, picture: Picture, answer: Prediction) ->
         others = [other.box for other in answer.digits if other is not digit]
         x, y, ha, va = _label_place(digit.box, others, width=width, height=height)
         backing = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
-        style: dict[str, Any] = {"fontsize": FONT_POINTS, "color": color, "bbox": backing}
-        panel.text(x, y, f"{digit.digit}", ha=ha, va=va, **style)
+        text: dict[str, Any] = {"fontsize": FONT_POINTS, "color": color, "bbox": backing}
+        panel.text(x, y, f"{digit.digit}", ha=ha, va=va, **text)
     panel.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
     title = textwrap.shorten(Path(name).name, 40, placeholder="...")
+    if answer.rotation:
+        title += f"\nturned by {answer.rotation} degrees to be read"
     panel.set_title(title, loc="left", fontsize=FONT_POINTS, color=INK, parse_math=False)
 
 
