@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 
 CLASSES = 10
+NO_DIGIT = CLASSES  # the label of an image that shows no digit
 IMAGE_SIZE = 28
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -62,7 +62,10 @@ class TrainConfig:
     ``target_accuracy`` (0-1), if given, ends training at the first check on the validation images
     that reaches it; there are ten checks per epoch. ``patience``, if given, ends training after
     that many epochs without a lower validation loss, and the weights of the best epoch are kept.
-    With ``augment`` each epoch trains on newly augmented images. With ``precision`` bfloat16 a
+    With ``augment`` each epoch trains on newly augmented images. With ``reject`` it also trains
+    on made images that show no digit, and the loss has an eleventh class for them, "no digit",
+    whose logit is always 0: the network's output is unchanged in form, and `evaluation.evidence`
+    becomes the log odds that an image shows a digit. With ``precision`` bfloat16 a
     framework computes in mixed precision: layers in bfloat16; weights, loss and update in float32.
     Raises `UsageError` for a number out of range.
     """
@@ -79,6 +82,7 @@ class TrainConfig:
     target_accuracy: float | None = None
     patience: int | None = None
     augment: bool = False
+    reject: bool = False
     precision: str = "float32"
 
     def __post_init__(self) -> None:

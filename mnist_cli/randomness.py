@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-_STREAMS = {"weights": 0, "split": 1, "order": 2, "warmup": 3, "augment": 4, "calibration": 5}
+_STREAMS = {
+    "weights": 0,
+    "split": 1,
+    "order": 2,
+    "warmup": 3,
+    "augment": 4,
+    "calibration": 5,
+    "non-digits": 6,
+}
 
 
 def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:

@@ -90,6 +90,7 @@ class RunRecord:
     decay_power: float | None = None
     precision: str = "float32"
     augment: bool = False
+    reject: bool = False
     patience: int | None = None
     model_epoch: int | None = None
     schema_version: int = SCHEMA_VERSION

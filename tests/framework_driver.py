@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from mnist_cli import adapters
-from mnist_cli.arrays import Weights
+from mnist_cli.arrays import NO_DIGIT, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.data.split import split
@@ -114,6 +114,15 @@ def main(framework: str, path: str) -> None:
             )
         )
         keep(f"{arch}/gradient of an odd batch", odd.export_optimizer())
+
+        rejecting = fresh(start, zeros, config=replace(CONFIG, reject=True))
+        some_are_no_digits = np.where(
+            np.arange(len(images)) % 5 == 0, NO_DIGIT, labels[: len(images)]
+        )
+        (saved[f"{arch}/loss with non-digits"],) = rejecting.train_epoch(
+            images, some_are_no_digits, order=order[:64], learning_rates=rates[:1]
+        )
+        keep(f"{arch}/gradient with non-digits", rejecting.export_optimizer())
 
         classifier = fresh(start, zeros)
         saved[f"{arch}/losses"] = train(classifier, 0, STEPS)

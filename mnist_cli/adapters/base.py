@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from mnist_cli.arrays import Array, Weights
+import numpy as np
+
+from mnist_cli.arrays import CLASSES, NO_DIGIT, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 
 # Losses are returned in chunks of this many steps: often enough for a live display, rarely enough
@@ -18,10 +20,25 @@ from mnist_cli.config import ModelSpec, TrainConfig
 STEPS_PER_CHUNK = 32
 
 
+def smoothed_targets(config: TrainConfig) -> Array:
+    """Return the target probabilities of each label, float32: a row per label.
+
+    (10, 10), or (11, 11) with ``config.reject``; the last row and column are "no digit".
+    """
+    targets = np.full((CLASSES, CLASSES), config.label_smoothing / CLASSES, dtype=np.float32)
+    targets += (1 - config.label_smoothing) * np.eye(CLASSES, dtype=np.float32)
+    if config.reject:
+        targets = np.pad(targets, (0, 1))
+        targets[NO_DIGIT, NO_DIGIT] = 1
+    return targets
+
+
 class Classifier(Protocol):
     """One network in one framework, with its optimiser's state.
 
     Images are float32 (N, 28, 28), normalised by `recipe.normalize`; labels are int64 (N,), 0-9.
+    With ``config.reject`` there is an eleventh class, 10, whose logit is always 0 and whose label
+    is not smoothed.
     An array of images that was trained on may be kept, on the device or by worker processes, and
     must not be changed afterwards.
     """

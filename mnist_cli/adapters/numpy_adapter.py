@@ -42,6 +42,7 @@ def build_network(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
+    reject: bool = False,
     threads: int = 1,
     dtype: DTypeLike = np.float32,
     small_kernels: bool = True,
@@ -77,6 +78,7 @@ def build_network(
         momentum=momentum,
         weight_decay=weight_decay,
         label_smoothing=label_smoothing,
+        reject=reject,
         threads=threads,
         dtype=dtype,
     )
@@ -159,6 +161,7 @@ class NumpyClassifier:
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             label_smoothing=config.label_smoothing,
+            reject=config.reject,
             threads=threads,
             small_kernels=has_small_kernels(self._blas.info()),
         )

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mnist_cli.adapters.base import STEPS_PER_CHUNK
+from mnist_cli.adapters.base import STEPS_PER_CHUNK, smoothed_targets
 from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
@@ -101,6 +101,7 @@ class TensorFlowClassifier:
     def __init__(self, spec: ModelSpec, config: TrainConfig, *, splits: int) -> None:
         self.splits = splits
         self.label_smoothing = config.label_smoothing
+        self.reject_targets = tf.constant(smoothed_targets(config)) if config.reject else None
         self.batch_size = config.batch_size
         self.model = build_model(spec, config.precision)
         self.channels = _flattened_channels(spec)
@@ -134,10 +135,15 @@ class TensorFlowClassifier:
         weights, of the sum of the split's smoothed losses over ``batch_size``: those of all splits
         add up to the batch's. The losses (n,), float32, are without smoothing.
         """
-        wrong = self.label_smoothing / CLASSES  # target of a class that is not the label
-        smoothed = tf.one_hot(labels, CLASSES, 1 - self.label_smoothing + wrong, wrong)
+        if self.reject_targets is None:
+            wrong = self.label_smoothing / CLASSES  # target of a class that is not the label
+            smoothed = tf.one_hot(labels, CLASSES, 1 - self.label_smoothing + wrong, wrong)
+        else:
+            smoothed = tf.gather(self.reject_targets, labels)
         with tf.GradientTape() as tape:
             logits = self.model(images, training=True)
+            if self.reject_targets is not None:
+                logits = tf.pad(logits, [[0, 0], [0, 1]])  # the logit of "no digit" is 0
             smoothed_losses = tf.nn.softmax_cross_entropy_with_logits(
                 labels=smoothed, logits=logits
             )

@@ -12,7 +12,7 @@ import torch._dynamo  # else torch.optim imports it, a second's work, at its fir
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mnist_cli.adapters.base import STEPS_PER_CHUNK
+from mnist_cli.adapters.base import STEPS_PER_CHUNK, smoothed_targets
 from mnist_cli.arrays import Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
@@ -49,6 +49,9 @@ class TorchClassifier:
     def __init__(self, spec: ModelSpec, config: TrainConfig, device: torch.device) -> None:
         self.batch_size = config.batch_size
         self.label_smoothing = config.label_smoothing
+        self.reject_targets = (
+            torch.from_numpy(smoothed_targets(config)).to(device) if config.reject else None
+        )
         self.device = device
         # cuDNN, and oneDNN on plain tensors, convolve channels-last tensors without reordering.
         self.module = build_module(spec).to(memory_format=torch.channels_last).to(device)
@@ -90,10 +93,15 @@ class TorchClassifier:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         logits = self._mixed_logits(inputs) if self.is_mixed else self._logits(inputs)
+        if self.reject_targets is not None:
+            logits = functional.pad(logits, (0, 1))  # the logit of "no digit" is 0
         log_probabilities = functional.log_softmax(logits, dim=1)
         loss = functional.nll_loss(log_probabilities, targets)
         # As `functional.cross_entropy` with label_smoothing, which returns no unsmoothed loss.
-        smoothed_loss = torch.lerp(loss, -log_probabilities.mean(), self.label_smoothing)
+        if self.reject_targets is None:
+            smoothed_loss = torch.lerp(loss, -log_probabilities.mean(), self.label_smoothing)
+        else:
+            smoothed_loss = -(self.reject_targets[targets] * log_probabilities).sum(dim=1).mean()
         self.optimizer.zero_grad(set_to_none=True)
         smoothed_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.optimizer.step()

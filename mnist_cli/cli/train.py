@@ -36,6 +36,10 @@ def train(
         ),
     ] = None,
     augment: options.Augment = False,
+    reject: Annotated[
+        bool,
+        typer.Option("--reject", help="Also learn what is no digit, from made letters and shapes."),
+    ] = False,
     precision: options.Precision = DEFAULTS.precision,
     dataset: options.DatasetName = "mnist",
     limit: options.Limit = None,
@@ -63,6 +67,7 @@ def train(
         target_accuracy=target_accuracy,
         patience=patience,
         augment=augment,
+        reject=reject,
         precision=precision,
         dataset=dataset,
         limit=limit,

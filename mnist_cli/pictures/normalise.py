@@ -10,7 +10,7 @@ reads a photo only after the same steps:
    illumination and ruled lines removed; `most_legible` where there are several readings.
 3. `upright_page`: the page turned and tilted to where its digits have the most evidence.
 4. `segment`: ink to one component per digit; broken strokes are joined, touching digits split.
-5. `_as_mnist`: the ink of one digit to 28x28.
+5. `as_mnist`: the ink of one digit to 28x28.
 
 Pillow opens files, OpenCV does the rest. Points are (x, y) and boxes (left, top, right, bottom), in
 pixels.
@@ -174,10 +174,10 @@ def _digit_image(ink: Ink, component: Component) -> Array:
     if others.any():  # the ink of a neighbour or a ruled line
         distance_to_others = cv2.distanceTransform((~others).astype(np.uint8), cv2.DIST_L2, 3)
         values[distance_to_others < distance] = 0
-    return _as_mnist(values.astype(np.float32))
+    return as_mnist(values.astype(np.float32))
 
 
-def _as_mnist(values: Array) -> Array:
+def as_mnist(values: Array) -> Array:
     """Return a digit's ink (H, W), float32, 0 where there is none, as (28, 28) uint8."""
     values = _cropped(values)
     fine = _scaled_to(values, _FINE_SIDE)

@@ -207,7 +207,8 @@ def history_table(record: RunRecord) -> Table:
     table = _table(
         f"{model_name(record.framework, record.arch, record.activation)}: "
         f"{record.parameters:,} parameters\n"
-        f"{record.train_images:,} training images{', augmented' * record.augment}, "
+        f"{record.train_images:,} training images{', augmented' * record.augment}"
+        f"{', some no digits' * record.reject}, "
         f"batch {record.batch_size}, seed {record.seed}{precision}",
         [name.replace(" ", "\n", 1) for name in header],
     )

@@ -34,6 +34,7 @@ _RECORDED_SETTINGS = (
     "decay_power",
     "precision",
     "augment",
+    "reject",
     "patience",
     "seed",
 )
@@ -101,7 +102,8 @@ def _load(job: TrainJob) -> tuple[Adapter, float, Dataset, TrainingData]:
 
     def load() -> tuple[Dataset, TrainingData]:
         dataset = load_dataset(job.dataset)
-        return dataset, loop.prepare(dataset, split(dataset, seed=job.config.seed, limit=job.limit))
+        parts = split(dataset, seed=job.config.seed, limit=job.limit)
+        return dataset, loop.prepare(dataset, parts, job.config)
 
     fetch(job.dataset)  # in this thread, where an interruption ends it
     with ThreadPoolExecutor(1) as pool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.arrays import CLASSES, NO_DIGIT, Array
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -38,16 +38,26 @@ def cross_entropy_gradient(logits: Array, targets: Array, *, batch_size: int) ->
     return values
 
 
+def with_no_digit(logits: Array) -> Array:
+    """Return logits (10, n) with those of "no digit", which are always 0: (11, n)."""
+    return np.concatenate([logits, np.zeros_like(logits[:1])])
+
+
 def scaled_targets(
-    labels: Array, *, batch_size: int, label_smoothing: float, dtype: DTypeLike
+    labels: Array, *, batch_size: int, label_smoothing: float, reject: bool, dtype: DTypeLike
 ) -> Array:
     """Return targets (classes, n), divided by ``batch_size``, of labels (n,).
 
     With smoothing e (0-1) a target is (1 - e) onehot(label) + e / classes. Smoothing affects the
     gradient only; the reported loss is that of the label, so that it compares with other losses.
-    Called for many batches at once, because indexing single numbers is slow.
+    With ``reject`` there are 11 classes; the last, "no digit", is not smoothed. Called for many
+    batches at once, because indexing single numbers is slow.
     """
     targets = np.full((CLASSES, len(labels)), label_smoothing / CLASSES / batch_size, dtype)
+    if reject:
+        targets = with_no_digit(targets)
+        targets[:, labels == NO_DIGIT] = 0
+        targets[NO_DIGIT, labels == NO_DIGIT] = label_smoothing / batch_size
     targets[labels, np.arange(len(labels))] += (1 - label_smoothing) / batch_size
     return targets
 

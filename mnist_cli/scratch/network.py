@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from mnist_cli.arrays import CLASSES, Array, Weights
-from mnist_cli.scratch.loss import cross_entropy
+from mnist_cli.scratch.loss import cross_entropy, with_no_digit
 from mnist_cli.scratch.parameters import GatheredParameters, Parameters, Shapes, shard_shapes
 from mnist_cli.scratch.slices import chunk_slices, even_slices
 from mnist_cli.scratch.worker import Model, StateBuffer, Worker
@@ -51,7 +51,8 @@ class Architecture:
 class Network:
     """A network and its optimiser. The same seed, batches and ``threads`` give the same bits.
 
-    ``threads`` is the number of workers.
+    ``threads`` is the number of workers. With ``reject`` the loss has an eleventh class, "no
+    digit", whose logit is always 0.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class Network:
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
+        reject: bool = False,
         threads: int = 1,
         dtype: DTypeLike = np.float32,
     ) -> None:
         self._dtype = np.dtype(dtype)
+        self._reject = reject
         self._max_chunk = architecture.max_chunk
         shards, self._replicas = 1, threads
         if architecture.is_sharded:
@@ -88,6 +91,7 @@ class Network:
                         momentum=momentum,
                         weight_decay=weight_decay,
                         label_smoothing=label_smoothing,
+                        reject=reject,
                     )
                 )
         self.velocities, self.weights = GatheredParameters(velocities), GatheredParameters(weights)
@@ -119,7 +123,9 @@ class Network:
             if loop is not None:
                 self._loop = None
                 loop.close()  # which ends its workers
-            loop = _run_training_loop(self._new_group(), self._workers, images, capacity)
+            loop = _run_training_loop(
+                self._new_group(), self._workers, images, capacity, reject=self._reject
+            )
             next(loop)
             self._loop, self._trained_images, self._capacity = loop, images, capacity
         for chunk in chunk_slices(len(batches), steps_per_chunk):
@@ -143,6 +149,8 @@ class Network:
 
         with group.running(work):
             work(0)
+        if self._reject:
+            logits = with_no_digit(logits)
         loss = float(_without_warnings(cross_entropy)(logits, labels).mean())
         gradients = [worker.gradients for worker in self._workers]
         if self._replicas == 1:
@@ -236,18 +244,19 @@ class _SharedChunk:
     losses: Array
 
     @classmethod
-    def allocate(cls, images: Array, capacity: int, dtype: DTypeLike) -> _SharedChunk:
+    def allocate(
+        cls, images: Array, capacity: int, dtype: DTypeLike, *, reject: bool
+    ) -> _SharedChunk:
         """Return shared arrays for at most ``capacity`` images of ``images``."""
         indices, labels = shared_array((2, capacity), np.int64)
-        logits, targets = shared_array((2, CLASSES, capacity), dtype)
         return cls(
             shape=shared_array((2,), np.int64),
             indices=indices,
             labels=labels,
             learning_rates=shared_array((capacity,), np.float64),
             gathered=shared_array((capacity, *images.shape[1:]), images.dtype),
-            logits=logits,
-            targets=targets,
+            logits=shared_array((CLASSES, capacity), dtype),
+            targets=shared_array((CLASSES + reject, capacity), dtype),
             losses=shared_array((capacity,), dtype),
         )
 
@@ -267,14 +276,15 @@ class _SharedChunk:
 
 
 def _run_training_loop(
-    group: WorkerGroup, workers: Sequence[Worker], images: Array, capacity: int
+    group: WorkerGroup, workers: Sequence[Worker], images: Array, capacity: int, *, reject: bool
 ) -> _TrainingLoop:
     """Take a step on each batch that is sent, of at most ``capacity`` images per chunk.
 
     When the generator is closed or no longer referenced, its workers end. It is not a method:
     workers that are threads would reference the network, and so keep themselves alive.
     """
-    chunk = _SharedChunk.allocate(images, capacity, workers[0].gradients.vector.dtype)
+    dtype = workers[0].gradients.vector.dtype
+    chunk = _SharedChunk.allocate(images, capacity, dtype, reject=reject)
 
     def worker_loop(rank: int) -> None:
         while True:
@@ -316,5 +326,8 @@ def _take_steps(
         worker.update(group, matrices[step], buffer=buffer)
     worker.make_first_current(current=steps % 2)
     group.barrier(rank)  # now all logits are complete
-    chunk.losses[own] = cross_entropy(chunk.logits[:, own], chunk.labels[own])
+    logits = chunk.logits[:, own]
+    if len(chunk.targets) > CLASSES:
+        logits = with_no_digit(logits)
+    chunk.losses[own] = cross_entropy(logits, chunk.labels[own])
     group.barrier(rank)

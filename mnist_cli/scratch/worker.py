@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mnist_cli.arrays import Array
+from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.scratch.layers import ParametricLayer
-from mnist_cli.scratch.loss import cross_entropy_gradient, scaled_targets
+from mnist_cli.scratch.loss import cross_entropy_gradient, scaled_targets, with_no_digit
 from mnist_cli.scratch.optimizer import step_matrices
 from mnist_cli.scratch.parameters import Parameters
 from mnist_cli.scratch.slices import chunk_slices, even_slices
@@ -121,11 +121,12 @@ class Worker:
         momentum: float,
         weight_decay: float,
         label_smoothing: float,
+        reject: bool,
     ) -> None:
         self._buffers, self._max_chunk = buffers, max_chunk
         first, second = buffers
         self._products = list(first.update_products(second)), list(second.update_products(first))
-        self._label_smoothing = label_smoothing
+        self._label_smoothing, self._reject = label_smoothing, reject
         self._rank, self._replicas = rank, replicas
         self._momentum, self._weight_decay = momentum, weight_decay
 
@@ -144,6 +145,7 @@ class Worker:
             labels,
             batch_size=batch_size,
             label_smoothing=self._label_smoothing,
+            reject=self._reject,
             dtype=self.gradients.vector.dtype,
         )
 
@@ -162,8 +164,8 @@ class Worker:
     ) -> None:
         """Compute this worker's part of a batch's gradients into a buffer, and of its ``logits``.
 
-        All workers call it for the same whole batch: images (n, 28, 28), `scaled_targets` (10, n).
-        Together they fill logits (10, n).
+        All workers call it for the same whole batch: images (n, 28, 28), `scaled_targets` (10, n),
+        or (11, n) with ``reject``. Together they fill logits (10, n).
         """
         model, gradients = self._buffers[buffer].model, self._buffers[buffer].gradients
         batch_size = len(images)
@@ -180,9 +182,10 @@ class Worker:
             # The first worker adds the bias, so the last has time to store the logits.
             if self._replicas > 1 or self._rank == group.size - 1:
                 logits[:, chunk] = outputs
-            model.backward(
-                cross_entropy_gradient(outputs, targets[:, chunk], batch_size=batch_size)
-            )
+            if self._reject:
+                outputs = with_no_digit(outputs)
+            gradient = cross_entropy_gradient(outputs, targets[:, chunk], batch_size=batch_size)
+            model.backward(gradient[:CLASSES])
             if earlier is not None:
                 gradients.vector += earlier
             if chunk.stop < len(images):  # the next chunk overwrites the gradients

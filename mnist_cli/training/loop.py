@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK, Classifier
-from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.arrays import CLASSES, NO_DIGIT, Array
 from mnist_cli.config import TrainConfig
 from mnist_cli.data.dataset import Dataset
 from mnist_cli.data.split import Split
@@ -66,12 +66,20 @@ class Fit:
     evaluate_seconds: float
 
 
-def prepare(dataset: Dataset, split: Split) -> TrainingData:
-    """Return the normalised parts of a dataset."""
+def prepare(dataset: Dataset, split: Split, config: TrainConfig) -> TrainingData:
+    """Return the normalised parts of a dataset, with ``config.reject`` also made non-digits."""
+    pixels, labels = split.train_images, split.train_labels
+    if config.reject:
+        from mnist_cli.training.non_digits import SHARE, make_non_digits  # imports OpenCV
+
+        rng = stream(config.seed, "non-digits")
+        made = make_non_digits(round(SHARE * len(labels)), pixels, labels, rng)
+        pixels = np.concatenate([pixels, made])
+        labels = np.append(labels, np.full(len(made), NO_DIGIT, dtype=labels.dtype))
     return TrainingData(
-        train_pixels=split.train_images,
+        train_pixels=pixels,
         validation_pixels=split.validation_images,
-        train=Images(recipe.normalize(split.train_images), split.train_labels),
+        train=Images(recipe.normalize(pixels), labels),
         validation=Images(recipe.normalize(split.validation_images), split.validation_labels),
         test=Images(recipe.normalize(dataset.test_images), dataset.test_labels),
     )

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from framework_driver import CONFIG, MOVING_RATE, SPECS, given_velocities, given_weights
+from framework_driver import CONFIG, MOVING_RATE, SPECS, STEPS, given_velocities, given_weights
 
 from mnist_cli import adapters
+from mnist_cli.arrays import NO_DIGIT
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.data.split import split
 from mnist_cli.errors import FrameworkError, UsageError
@@ -127,7 +128,9 @@ def test_logits_are_float32_rows_for_any_number_of_images(
     np.testing.assert_allclose(one, whole[:1], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("batch", ["gradient", "gradient of an odd batch"])
+@pytest.mark.parametrize(
+    "batch", ["gradient", "gradient of an odd batch", "gradient with non-digits"]
+)
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize(("one", "other"), PAIRS)
 def test_the_first_step_has_the_same_gradient(
@@ -137,6 +140,25 @@ def test_the_first_step_has_the_same_gradient(
     for name in ours:
         # Gradients here are below 1; the frameworks' float32 sums differ by some 1e-6.
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_loss_of_a_non_digit_is_minus_the_log_of_the_eleventh_probability(
+    results: Results, framework: str, arch: str
+) -> None:
+    data = split(load_dataset(), seed=0)
+    images = recipe.normalize(data.train_images[: STEPS * 64])
+    batch = recipe.epoch_order(CONFIG, epoch=1, count=len(images))[:64]
+    network = adapters.load("numpy").build(SPECS[arch], CONFIG, device="cpu", threads=1)
+    network.import_weights(given_weights(SPECS[arch]))
+    logits = np.pad(network.predict_logits(images[batch]).astype(np.float64), ((0, 0), (0, 1)))
+    labels = np.where(batch % 5 == 0, NO_DIGIT, data.train_labels[batch])
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(64), labels]
+    # float32 sums in another order
+    assert results(framework)[f"{arch}/loss with non-digits"] == pytest.approx(
+        losses.mean(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("arch", ARCHS)

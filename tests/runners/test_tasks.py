@@ -35,6 +35,7 @@ SETTINGS = {
     "decay_power": 2.0,
     "precision": "bfloat16",
     "augment": True,
+    "reject": True,
     "patience": 2,
     "seed": 3,
 }
@@ -66,7 +67,7 @@ def test_a_record_names_every_setting_of_its_run(
     assert both == SETTINGS.keys()
     assert (record.framework, record.arch, record.activation) == ("fake", "mlp", "sigmoid")
     assert record.parameters == parameter_count(ModelSpec("mlp", "sigmoid"))
-    assert record.train_images == 100
+    assert record.train_images == 100 + 20  # one made non-digit for five digits
     dataset = load_dataset(str(small_data))
     assert record.dataset == dataset.name
     environment = record.environment
@@ -184,7 +185,7 @@ def test_the_three_parts_are_normalised_and_keep_their_labels(small_data: Path) 
 
     dataset = load_dataset(str(small_data))
     parts = split(dataset, seed=0)
-    data = loop.prepare(dataset, parts)
+    data = loop.prepare(dataset, parts, TrainConfig())
     for ours, images, labels in (
         (data.train, parts.train_images, parts.train_labels),
         (data.validation, parts.validation_images, parts.validation_labels),

@@ -11,7 +11,12 @@ from mnist_cli.adapters.numpy_adapter import build_network
 from mnist_cli.config import ModelSpec
 from mnist_cli.networks.spec import initial_weights
 from mnist_cli.scratch.layers import PHASES, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
-from mnist_cli.scratch.loss import cross_entropy, cross_entropy_gradient, scaled_targets
+from mnist_cli.scratch.loss import (
+    cross_entropy,
+    cross_entropy_gradient,
+    scaled_targets,
+    with_no_digit,
+)
 from mnist_cli.scratch.mlp import splits_for
 from mnist_cli.scratch.network import Network
 
@@ -37,7 +42,12 @@ def digits(count: int, *, dtype: type = np.float64) -> tuple[np.ndarray, np.ndar
 
 
 def network(
-    name: str, *, dtype: type = np.float64, threads: int = 1, plain: bool = False
+    name: str,
+    *,
+    dtype: type = np.float64,
+    threads: int = 1,
+    plain: bool = False,
+    reject: bool = False,
 ) -> Network:
     """A network with random weights; random biases too: at 0 ReLU's kink is in every channel."""
     rng = np.random.default_rng(5)
@@ -45,7 +55,7 @@ def network(
     for key, array in weights.items():
         if key.endswith(".bias"):
             array += 0.1 * rng.standard_normal(array.shape, dtype=np.float32)
-    built = build_network(SPECS[name], dtype=dtype, threads=threads, plain=plain)
+    built = build_network(SPECS[name], dtype=dtype, threads=threads, plain=plain, reject=reject)
     built.weights.load(weights)
     return built
 
@@ -151,17 +161,24 @@ def test_layer_gradients_agree_with_finite_differences(layer, shape):
         assert_close(gradient.reshape(-1), expected, FINITE_DIFFERENCE_TOLERANCE)
 
 
+@pytest.mark.parametrize("reject", [False, True])
 @pytest.mark.parametrize("label_smoothing", [0, 0.2])
-def test_loss_gradient_agrees_with_finite_differences(label_smoothing):
+def test_loss_gradient_agrees_with_finite_differences(label_smoothing, reject):
     rng = np.random.default_rng(3)
-    logits, labels = 3 * rng.standard_normal((4, 10)), rng.integers(0, 10, 4)
-    targets = (1 - label_smoothing) * np.eye(10)[labels] + label_smoothing / 10
+    classes = 10 + reject
+    logits, labels = 3 * rng.standard_normal((4, classes)), rng.integers(0, 10, 4)
+    targets = (1 - label_smoothing) * np.eye(classes)[labels]
+    targets[:, :10] += label_smoothing / 10
+    if reject:  # the label "no digit" is not smoothed
+        labels[1], targets[1] = 10, np.eye(11)[10]
 
     def part_of_the_loss() -> float:
         log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return float(-(targets * log_probabilities).sum() / 9)
 
-    scaled = scaled_targets(labels, batch_size=9, label_smoothing=label_smoothing, dtype=np.float64)
+    scaled = scaled_targets(
+        labels, batch_size=9, label_smoothing=label_smoothing, reject=reject, dtype=np.float64
+    )
     gradient = cross_entropy_gradient(logits.T, scaled, batch_size=9).T
     expected = finite_differences(part_of_the_loss, logits, range(logits.size))
     assert_close(gradient.reshape(-1), expected, FINITE_DIFFERENCE_TOLERANCE)
@@ -169,19 +186,22 @@ def test_loss_gradient_agrees_with_finite_differences(label_smoothing):
         assert cross_entropy(logits.T, labels).sum() / 9 == pytest.approx(part_of_the_loss())
 
 
+@pytest.mark.parametrize("reject", [False, True])
 @pytest.mark.parametrize("name", SPECS)
-def test_network_gradients_agree_with_finite_differences(name):
+def test_network_gradients_agree_with_finite_differences(name, reject):
     # Noise everywhere: on a flat background a small step would break ties, where no slope is.
     rng = np.random.default_rng(4)
     images, labels = rng.standard_normal((2, 28, 28)), rng.integers(0, 10, 2)
-    net = network(name)
+    if reject:
+        labels[0] = 10
+    net = network(name, reject=reject)
     _, gradients = net.loss_and_gradients(images, labels)
     weights = net.weights.canonical()
 
     def loss() -> float:
         net.weights.load(weights)
-        logits = net.logits(images)
-        return float(cross_entropy(logits.T, labels).mean())
+        logits = net.logits(images).T
+        return float(cross_entropy(with_no_digit(logits) if reject else logits, labels).mean())
 
     for key, array in weights.items():
         # The weights that matter most and some at random; all 421,642 would take half an hour.

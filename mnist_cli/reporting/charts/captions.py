@@ -61,6 +61,7 @@ def facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
         *(f"label smoothing {run.label_smoothing:g}" for run in records if run.label_smoothing),
         *(run.precision for run in records if run.precision != "float32"),
         *("augmented images" for run in records if run.augment),
+        *("one image in six is no digit" for run in records if run.reject),
         *(hardware(run.environment) for run in records),
         *(str(run.environment.get("date", "")) for run in records),
     ]
