@@ -21,6 +21,7 @@ from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.config import ROTATIONS, require_choice
 from mnist_cli.errors import PictureError
 from mnist_cli.pictures.components import Box
+from mnist_cli.pictures.documents import pages
 from mnist_cli.pictures.normalise import UNEXPECTED_ERRORS, PreparedPage, prepare
 from mnist_cli.pictures.opening import Source, short_message
 from mnist_cli.records import available_cores
@@ -33,11 +34,15 @@ NUMPY = "numpy"
 # Suffixes of the pictures that a folder stands for: those of the formats that can be opened.
 SUFFIXES = frozenset(
     [
+        ".avif",
         ".bmp",
         ".gif",
+        ".heic",
+        ".heif",
         ".jpeg",
         ".jpg",
         ".pbm",
+        ".pdf",
         ".pgm",
         ".png",
         ".pnm",
@@ -139,8 +144,13 @@ def find_pictures(name: str) -> list[str]:
     """Return the files that a name on the command line stands for, sorted.
 
     A folder stands for the pictures in it and in its subfolders, a pattern such as ``scans/*.png``
-    for the files that match. Raises `PictureError` if there are none.
+    for the files that match, a file of several pages for each of them, such as ``scan.pdf#2``.
+    Raises `PictureError` if there are none.
     """
+    return [page for path in _find_files(name) for page in pages(path)]
+
+
+def _find_files(name: str) -> list[str]:
     if Path(name).is_dir():
         found = [
             str(path)

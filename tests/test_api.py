@@ -71,7 +71,17 @@ def test_progress_goes_to_standard_error_and_can_be_turned_off(
 
 def test_names_and_defaults_are_those_of_the_options() -> None:
     # What only one of the two sides has: a stream, a format, or nothing to show progress on.
-    only_here = {"self", "progress", "source", "files", "show", "save_plot", "as_csv", "as_json"}
+    only_here = {
+        "self",
+        "progress",
+        "source",
+        "files",
+        "show",
+        "save_plot",
+        "as_csv",
+        "as_json",
+        "clipboard",
+    }
     for name in ("train", "evaluate", "compare", "sweep_batch", "predict"):
         module = importlib.import_module(f"mnist_cli.cli.{name}")
         api = inspect.signature(inspect.unwrap(getattr(mnist_cli, name))).parameters

@@ -17,6 +17,7 @@ MAX_COMMAND_LINES = 119
 TO_SPLIT = {}
 LONG_FUNCTIONS = {
     "api/training.py train": "a keyword for each option of the command, and their documentation",
+    "cli/predict.py predict": "an argument for each option, handed on one by one",
     "cli/train.py train": "an argument for each option, handed on one by one",
 }
 

@@ -16,11 +16,12 @@ from mnist_cli.errors import UsageError
 
 def predict(
     files: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            help="Pictures, folders of them, patterns such as 'scans/*.png'; - is standard input."
+            help="Pictures, folders of them, patterns such as 'scans/*.png', pages such as "
+            "scan.pdf#2; - is standard input."
         ),
-    ],
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -30,6 +31,9 @@ def predict(
         ),
     ] = None,
     framework: options.Framework = "numpy",
+    clipboard: Annotated[
+        bool, typer.Option("--clipboard", help="Read the picture on the clipboard.")
+    ] = False,
     single: options.Single = False,
     rotate: options.Rotate = "auto",
     show: Annotated[bool, typer.Option("--show", help="Draw the network's input.")] = False,
@@ -51,11 +55,13 @@ def predict(
 
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other. Leave one out.")
+    if not files and not clipboard:
+        raise UsageError("Name a picture, a folder or a pattern; - is standard input.")
     if save_plot is not None:
         require_png(save_plot)
     # Pillow warns of small faults in files; here a picture is read, or refused in one line.
     warnings.simplefilter("ignore")
-    sources, failed = find_sources(files)
+    sources, failed = find_sources(files or [], clipboard=clipboard)
     reader = reading.load_model(
         model, framework=framework, threads=threads, device=device, results_dir=results_dir
     )

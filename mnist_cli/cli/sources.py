@@ -12,12 +12,14 @@ from mnist_cli.errors import MnistError, PictureError
 Named: TypeAlias = tuple[str, str | bytes]
 
 
-def find_sources(names: list[str]) -> tuple[list[Named], int]:
+def find_sources(names: list[str], *, clipboard: bool = False) -> tuple[list[Named], int]:
     """Return name and path, or bytes, of each picture, and how many names have none."""
     from mnist_cli.prediction import find_pictures
 
     sources: list[Named] = []
     failed = 0
+    if clipboard:
+        sources.append(("clipboard", _clipboard()))
     for name in names:
         try:
             if name == "-":
@@ -30,6 +32,23 @@ def find_sources(names: list[str]) -> tuple[list[Named], int]:
             failed += 1
             say_unread(_printable(name), error)
     return sources, failed
+
+
+def _clipboard() -> bytes:
+    """Return the picture on the clipboard as a PNG file. Raises `PictureError`."""
+    import io
+
+    from PIL import Image, ImageGrab
+
+    try:
+        found = ImageGrab.grabclipboard()
+    except (OSError, NotImplementedError, ChildProcessError) as error:
+        raise PictureError(f"The clipboard cannot be read: {error}.") from error
+    if not isinstance(found, Image.Image):
+        raise PictureError("The clipboard holds no picture. Copy one, or name its file.")
+    file = io.BytesIO()
+    found.save(file, format="PNG")
+    return file.getvalue()
 
 
 def say_unread(name: str, error: MnistError) -> None:

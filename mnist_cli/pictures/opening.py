@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 import cv2
@@ -20,6 +19,7 @@ from PIL import Image
 
 from mnist_cli.arrays import Array
 from mnist_cli.errors import PictureError
+from mnist_cli.pictures.documents import register_heif, render_pdf_page, require_page, split_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +36,16 @@ _FILE_SIGNATURES = (
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
     (b"RIFF", "WEBP"),
+    (b"%PDF-", "PDF"),
     *((b"P%d" % kind, "PPM") for kind in range(1, 7)),
 )
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WebP")  # as messages list them
+# The brand of an ISO media file, bytes 8 to 12 after "ftyp", and its format in Pillow.
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1"), "HEIF"),
+}
+# As messages list them.
+FORMATS = ("AVIF", "BMP", "GIF", "HEIC", "JPEG", "PDF", "PNG", "PPM", "TIFF", "WebP")
 
 # Pixels: 20,000 x 20,000. A file whose header claims more is refused before it is decoded, because
 # decompression bombs claim far more and no camera does.
@@ -73,8 +80,9 @@ def open_picture(source: Source) -> Picture:
     """Return the upright pixels of a path, a file's bytes, an array or a PIL image.
 
     Arrays are (H, W), (1, H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Values within 0-1 or 0-255 are
-    taken as such; other ranges are rescaled to 0-255. Raises `PictureError` for a source that is
-    missing, damaged, too large, or no picture.
+    taken as such; other ranges are rescaled to 0-255. A path may name a page, such as
+    ``scan.pdf#2``. Raises `PictureError` for a source that is missing, damaged, too large, or no
+    picture.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -88,13 +96,13 @@ def open_picture(source: Source) -> Picture:
     try:
         if isinstance(source, bytes):
             return _from_file(io.BytesIO(source))
-        path = Path(os.fsdecode(source))
+        path, page = split_page(os.fsdecode(source))
         if not path.exists():
             raise PictureError("there is no such file")
         if not path.is_file():
             raise PictureError("not a file")
         with path.open("rb") as file:
-            return _from_file(file)
+            return _from_file(file, page)
     except OSError as error:
         raise PictureError(f"cannot be read ({error.strerror or short_message(error)})") from error
 
@@ -108,18 +116,35 @@ def short_message(error: BaseException) -> str:
 # --- Files and PIL images ------------------------------------------------------------------------
 
 
-def _from_file(file: IO[bytes]) -> Picture:
-    start = file.read(16)
-    if not start:
-        raise PictureError("the file is empty (0 bytes)")
-    kind = next((kind for magic, kind in _FILE_SIGNATURES if start.startswith(magic)), None)
-    if kind is None or (kind == "WEBP" and start[8:12] != b"WEBP"):
-        raise PictureError(f"not a picture ({', '.join(FORMATS)} are read)")
+def _from_file(file: IO[bytes], page: int | None = None) -> Picture:
+    kind = _kind_of(file.read(512))
+    file.seek(0)
     with _decoder_errors_as_picture_errors(f"{kind} file"):
+        if kind == "PDF":
+            return _decode(render_pdf_page(file, page))
+        if kind == "HEIF":
+            register_heif()
         with _without_pillow_size_limit():
             image = Image.open(file, formats=(kind,))
         with image, _suppressed_stderr() if kind == "TIFF" else nullcontext():
+            count = getattr(image, "n_frames", 1) if kind == "TIFF" else 1
+            if index := require_page(page, count):
+                image.seek(index)
             return _decode(image)
+
+
+def _kind_of(start: bytes) -> str:
+    """Return the format of a file with these first bytes. Raises `PictureError` if it is none."""
+    if not start:
+        raise PictureError("the file is empty (0 bytes)")
+    if b"<svg" in start.lower():
+        raise PictureError("an SVG drawing, which has no pixels; export it as PNG")
+    kind = next((kind for magic, kind in _FILE_SIGNATURES if start.startswith(magic)), None)
+    if start[4:8] == b"ftyp":
+        kind = _BRANDS.get(start[8:12])
+    if kind is None or (kind == "WEBP" and start[8:12] != b"WEBP"):
+        raise PictureError(f"not a picture ({', '.join(FORMATS)} are read)")
+    return kind
 
 
 @contextmanager
