@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 from threadpoolctl import ThreadpoolController
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
@@ -36,19 +35,10 @@ def has_small_kernels(libraries: list[dict[str, Any]]) -> bool:
     return any(each.get("architecture") in _SMALL_KERNELS for each in libraries)
 
 
-def build_network(
-    spec: ModelSpec,
-    *,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    label_smoothing: float = 0.0,
-    reject: bool = False,
-    threads: int = 1,
-    dtype: DTypeLike = np.float32,
-    small_kernels: bool = True,
-    plain: bool = False,
-) -> Network:
-    """Return the network of ``spec``, trained by ``threads`` workers.
+def architecture(
+    spec: ModelSpec, *, small_kernels: bool = True, plain: bool = False
+) -> Architecture:
+    """Return what the network of ``spec`` computes.
 
     ``small_kernels`` is `has_small_kernels`. ``plain`` uses the readable layers of `scratch.layers`
     alone, the reference for the faster `scratch.blocks` and `scratch.mlp`.
@@ -66,21 +56,12 @@ def build_network(
             )
         return Sequential(list(_layers(spec, weights, gradients, plain=plain)))
 
-    architecture = Architecture(
+    return Architecture(
         shapes=networks.parameter_shapes(spec),
         flattened_channels=dict(_flattened_channels(spec)),
         build_model=build_model,
         max_chunk=MAX_CHUNK[spec.arch],
         is_sharded=is_mlp,  # the plain layers have no shard without a bias
-    )
-    return Network(
-        architecture,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        reject=reject,
-        threads=threads,
-        dtype=dtype,
     )
 
 
@@ -156,14 +137,13 @@ class NumpyClassifier:
         self.batch_size = config.batch_size
         # Each worker has a core of its own; more threads in BLAS would compete with them.
         self._blas = ThreadpoolController().select(user_api="blas")
-        self.network = build_network(
-            spec,
+        self.network = Network(
+            architecture(spec, small_kernels=has_small_kernels(self._blas.info())),
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             label_smoothing=config.label_smoothing,
             reject=config.reject,
             threads=threads,
-            small_kernels=has_small_kernels(self._blas.info()),
         )
 
     def train_epoch(

@@ -42,8 +42,8 @@ def checks_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
             if name not in known:
                 hint = _hint(name, known)
                 raise UsageError(f"{function.__name__}() has no keyword '{name}'. {hint}")
-        values = {**dict(zip(known, args, strict=False)), **kwargs}
-        positional = [_checked(function, name, values[name]) for name in known[: len(args)]]
+        named = zip(known, args, strict=False)
+        positional = [_checked(function, name, value) for name, value in named]
         keywords = {name: _checked(function, name, value) for name, value in kwargs.items()}
         too_many = args[len(known) :]  # Python's own message
         return function(*positional, *too_many, **keywords)  # type: ignore[arg-type]
@@ -123,14 +123,13 @@ def _listed(what: str, names: Names, default: Iterable[str]) -> list[str]:
     """Return names, each once. Raises `UsageError` for none, or for what is no list of names."""
     if names is None:
         names = default
-    listed = [names] if isinstance(names, str) else list(names) if _is_iterable(names) else [names]
-    if not listed or not all(isinstance(name, str) for name in listed):
+    try:
+        listed = [_text(name) for name in ([names] if isinstance(names, str) else names)]
+    except TypeError:
+        listed = []
+    if not listed:
         raise UsageError(f"{what} must be a name or a list of names, not {names!r}.")
-    return list(dict.fromkeys(str(name) for name in listed))
-
-
-def _is_iterable(value: object) -> bool:
-    return isinstance(value, Iterable)
+    return list(dict.fromkeys(listed))
 
 
 def resolve_frameworks(names: Names) -> list[str]:

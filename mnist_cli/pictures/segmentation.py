@@ -94,8 +94,10 @@ def _kept(
     rejected: list[Component],
 ) -> list[Component]:
     """Return the components that are kept; the others are appended to ``rejected``."""
-    rejected += [component for component in components if not is_kept(component)]
-    return [component for component in components if is_kept(component)]
+    kept: list[Component] = []
+    for component in components:
+        (kept if is_kept(component) else rejected).append(component)
+    return kept
 
 
 def _small_digits(

@@ -17,7 +17,8 @@ import pytest
 from framework_driver import CONFIG, MOVING_RATE, SPECS, STEPS, given_velocities, given_weights
 
 from mnist_cli import adapters
-from mnist_cli.arrays import NO_DIGIT
+from mnist_cli.arrays import NO_DIGIT, Weights
+from mnist_cli.config import ModelSpec
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.data.split import split
 from mnist_cli.errors import FrameworkError, UsageError
@@ -61,24 +62,16 @@ def _part(arrays: dict[str, np.ndarray], key: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_weights_come_back_canonical_and_to_the_bit(
-    results: Results, framework: str, arch: str
+@pytest.mark.parametrize(
+    ("key", "make"),
+    [("returned", given_weights), ("returned velocities", given_velocities)],
+    ids=["weights", "velocities"],
+)
+def test_weights_and_velocities_come_back_canonical_and_to_the_bit(
+    results: Results, framework: str, arch: str, key: str, make: Callable[[ModelSpec], Weights]
 ) -> None:
-    returned = _part(results(framework), f"{arch}/returned")
-    given = given_weights(SPECS[arch])
-    assert returned.keys() == given.keys()
-    for name, array in given.items():
-        assert returned[name].dtype == np.float32
-        np.testing.assert_array_equal(returned[name], array)
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_velocities_come_back_canonical_and_to_the_bit(
-    results: Results, framework: str, arch: str
-) -> None:
-    returned = _part(results(framework), f"{arch}/returned velocities")
-    given = given_velocities(SPECS[arch])
+    returned = _part(results(framework), f"{arch}/{key}")
+    given = make(SPECS[arch])
     assert returned.keys() == given.keys()
     for name, array in given.items():
         assert returned[name].dtype == np.float32

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from mnist_cli.adapters.numpy_adapter import build_network
+from mnist_cli.adapters.numpy_adapter import architecture
 from mnist_cli.config import ModelSpec
 from mnist_cli.networks.spec import initial_weights
 from mnist_cli.scratch.layers import PHASES, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
@@ -55,7 +55,9 @@ def network(
     for key, array in weights.items():
         if key.endswith(".bias"):
             array += 0.1 * rng.standard_normal(array.shape, dtype=np.float32)
-    built = build_network(SPECS[name], dtype=dtype, threads=threads, plain=plain, reject=reject)
+    built = Network(
+        architecture(SPECS[name], plain=plain), dtype=dtype, threads=threads, reject=reject
+    )
     built.weights.load(weights)
     return built
 

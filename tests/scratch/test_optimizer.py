@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from network_samples import CNN, MLP, bar_images, classifier, train
 
-from mnist_cli.adapters.numpy_adapter import build_network
+from mnist_cli.adapters.numpy_adapter import architecture
+from mnist_cli.scratch.network import Network
 from mnist_cli.scratch.optimizer import nesterov_step, step_matrices
 from mnist_cli.scratch.worker_group import WorkerGroup
 from mnist_cli.training.recipe import starting_weights
@@ -22,12 +23,14 @@ def test_training_takes_the_documented_steps_and_does_not_decay_biases(spec, thr
     images, labels = bar_images(3 * batch_size)
     rates = [0.01, 0.002, 0.005]
     settings = {"dtype": np.float64, "label_smoothing": 0.2}
-    trained = build_network(spec, momentum=0.8, weight_decay=0.05, threads=threads, **settings)
+    trained = Network(
+        architecture(spec), momentum=0.8, weight_decay=0.05, threads=threads, **settings
+    )
     trained.weights.load(start)
     batches = np.arange(len(labels)).reshape(3, batch_size)
     list(trained.train(images, labels, batches, learning_rates=rates, steps_per_chunk=2))
 
-    reference = build_network(spec, plain=True, **settings)
+    reference = Network(architecture(spec, plain=True), **settings)
     weights, velocities = start, {name: np.zeros_like(weight) for name, weight in start.items()}
     for batch, rate in zip(batches, rates, strict=True):
         reference.weights.load(weights)
@@ -86,7 +89,9 @@ def test_step_matrices_take_the_plain_step(replicas, momentum):
 
 
 def test_an_update_writes_only_weights_and_velocities_of_the_other_buffer():
-    (worker,) = build_network(MLP, dtype=np.float64, momentum=0.9, weight_decay=5e-4)._workers
+    (worker,) = Network(
+        architecture(MLP), dtype=np.float64, momentum=0.9, weight_decay=5e-4
+    )._workers
     source, target = worker._buffers
     for buffer, seed in ((source, 4), (target, 5)):
         buffer.state[...] = np.random.default_rng(seed).standard_normal(buffer.state.shape)
