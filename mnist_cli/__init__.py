@@ -1,6 +1,6 @@
 """Train, evaluate and compare digit classifiers in PyTorch, TensorFlow and from-scratch NumPy.
 
-    from mnist_cli import compare, evaluate, load_model, predict, sweep_batch, train
+    from mnist_cli import collect, compare, evaluate, load_model, predict, sweep_batch, train
 
 Importing this package loads nothing heavy: no framework, not even NumPy. Each function is loaded
 with its first use.
@@ -9,14 +9,16 @@ with its first use.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mnist_cli.api.collecting import collect
     from mnist_cli.api.comparing import compare, sweep_batch
     from mnist_cli.api.reading import load_model, predict
     from mnist_cli.api.training import evaluate, train
 
 __version__ = "0.1.0"
-__all__ = ["compare", "evaluate", "load_model", "predict", "sweep_batch", "train"]
+__all__ = ["collect", "compare", "evaluate", "load_model", "predict", "sweep_batch", "train"]
 
 _MODULES = {
+    "collect": "collecting",
     "compare": "comparing",
     "evaluate": "training",
     "load_model": "reading",

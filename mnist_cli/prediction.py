@@ -23,36 +23,13 @@ from mnist_cli.errors import PictureError
 from mnist_cli.pictures.components import Box
 from mnist_cli.pictures.documents import pages
 from mnist_cli.pictures.normalise import UNEXPECTED_ERRORS, PreparedPage, prepare
-from mnist_cli.pictures.opening import Source, short_message
+from mnist_cli.pictures.opening import SUFFIXES, Source, short_message
 from mnist_cli.records import available_cores
 from mnist_cli.training import checkpoint, evaluation, recipe
 from mnist_cli.training.calibration import judge
-from mnist_cli.training.checkpoint import Calibration
+from mnist_cli.training.checkpoint import PRETRAINED, Calibration
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "cnn.safetensors"
 NUMPY = "numpy"
-# Suffixes of the pictures that a folder stands for: those of the formats that can be opened.
-SUFFIXES = frozenset(
-    [
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pdf",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
-)
-
 # For the model in this package, by `tests/benchmarks/calibration.py`, and for other models that
 # were saved without a calibration.
 DEFAULT_CALIBRATION = Calibration(temperature=1.15, sure_probability=0.78, sure_evidence=7.7)

@@ -58,7 +58,8 @@ class RunRecord:
     CNN). ``import_seconds`` is the time of the framework's import, while a thread loads the data.
     ``label_smoothing``, ``warmup_fraction`` and ``decay_power`` are None in older records.
     ``model_epoch`` is the epoch whose model was kept and that ``test_accuracy`` is of: the last or,
-    with ``patience``, the best; None in older records, where it is the last.
+    with ``patience``, the best; None in older records, where it is the last. ``started_from`` is
+    the model file from which the training went on, if any.
     """
 
     framework: str
@@ -93,6 +94,7 @@ class RunRecord:
     reject: bool = False
     patience: int | None = None
     model_epoch: int | None = None
+    started_from: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +17,28 @@ from mnist_cli.api.arguments import (
     results_folder,
 )
 from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import CheckpointError, UsageError
 from mnist_cli.records import RunRecord, require_writable, write_json
 from mnist_cli.runners.base import EvaluateJob, TrainJob
 
 if TYPE_CHECKING:
+    from mnist_cli.training.checkpoint import Checkpoint
     from mnist_cli.training.evaluation import Evaluation
+
+# The default peak of the learning rate for a training that goes on from another model.
+TUNING_RATE = 0.01
 
 
 @checks_arguments
 def train(
     framework: str = "torch",
     *,
-    arch: str = "cnn",
-    activation: str = "relu",
+    arch: str | None = None,
+    activation: str | None = None,
     epochs: int = DEFAULTS.epochs,
     batch_size: int = DEFAULTS.batch_size,
-    learning_rate: float = DEFAULTS.learning_rate,
-    label_smoothing: float = DEFAULTS.label_smoothing,
+    learning_rate: float | None = None,
+    label_smoothing: float | None = None,
     seed: int = DEFAULTS.seed,
     threads: int | None = None,
     device: str = "auto",
@@ -45,15 +51,19 @@ def train(
     precision: str = DEFAULTS.precision,
     dataset: PathLike = "mnist",
     limit: int | None = None,
+    from_model: PathLike | None = None,
     results_dir: PathLike | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> RunRecord:
-    """Train one network and return its record.
+    """Train one network, by default a CNN, and return its record.
 
     With ``results_dir`` the model, the record and a chart are written there, and ``resume`` goes
-    on from the model's last epoch. Raises `UsageError` for a wrong argument, `DataError`,
-    `FrameworkError` or `DivergedError` if the run fails.
+    on from the model's last epoch. ``from_model`` is a finished model to start from: a file, a name
+    in the models of ``results_dir``, or ``pretrained``. Then network, label smoothing,
+    augmentation and rejection are the model's, the learning rate is `TUNING_RATE`, and MNIST is
+    mixed with the data set; see `data.split.mix`. Raises `UsageError` for a wrong argument,
+    `CheckpointError`, `DataError`, `FrameworkError` or `DivergedError` if the run fails.
     """
     from mnist_cli import adapters
     from mnist_cli.names import model_name
@@ -62,9 +72,15 @@ def train(
 
     framework = adapters.resolve(framework)
     folder = results_folder(results_dir, resume=resume)
+    origin_path, origin = _origin(from_model, folder)
+    spec = _network(origin, arch, activation)
+    if learning_rate is None:
+        learning_rate = DEFAULTS.learning_rate if origin is None else TUNING_RATE
+    if label_smoothing is None:
+        label_smoothing = (DEFAULTS if origin is None else origin.config).label_smoothing
     job = TrainJob(
         framework=framework,
-        spec=ModelSpec(arch, activation),
+        spec=spec,
         config=TrainConfig(
             epochs=epochs,
             batch_size=batch_size,
@@ -75,37 +91,90 @@ def train(
             decay_power=decay_power,
             target_accuracy=target_accuracy,
             patience=patience,
-            augment=augment,
-            reject=reject,
+            augment=augment or (origin is not None and origin.config.augment),
+            reject=reject or (origin is not None and origin.config.reject),
             precision=precision,
         ),
         threads=checked_threads(threads),
         dataset=os.fspath(dataset),
         limit=limit,
         device=checked_device(device),
-        checkpoint=None if folder is None else str(training_files(folder, framework, arch)[0]),
         resume=resume,
+        started_from=None if origin_path is None else str(origin_path),
     )
     if folder is not None:
+        job = replace(job, checkpoint=str(training_files(folder, _stem(job))[0]))
+        _require_other_file(job)
         require_writable(folder)
-    with TrainingProgress([arch], is_shown=progress) as shown:
-        shown.start_run(model_name(framework, arch, activation))
+    with TrainingProgress([spec.arch], is_shown=progress) as shown:
+        shown.start_run(model_name(framework, spec.arch, spec.activation))
         result = process.run(job, shown.on_event)
     record = RunRecord.from_json(result)
     if folder is not None:
         from mnist_cli.reporting.charts import training
 
-        _, record_path, chart_path = training_files(folder, framework, arch)
+        _, record_path, chart_path = training_files(folder, _stem(job))
         write_json(record_path, result)
         training.draw(record, chart_path)
     return record
 
 
-def training_files(folder: Path, framework: str, arch: str) -> tuple[Path, Path, Path]:
-    """Return where a training writes its model, its record and its chart."""
-    name = f"{framework}-{arch}"
-    record = folder / f"{name}_training.json"
-    return folder / "models" / f"{name}.safetensors", record, record.with_suffix(".png")
+def training_files(folder: Path, stem: str) -> tuple[Path, Path, Path]:
+    """Return where a training writes its model, its record and its chart.
+
+    ``stem`` is the name of the model's file without its suffix.
+    """
+    record = folder / f"{stem}_training.json"
+    return folder / "models" / f"{stem}.safetensors", record, record.with_suffix(".png")
+
+
+def _stem(job: TrainJob) -> str:
+    """Return the name of a job's model: that of the data set is in it if another model began it."""
+    name = f"{job.framework}-{job.spec.arch}"
+    return f"{name}-{Path(job.dataset).resolve().stem}" if job.started_from else name
+
+
+def _origin(
+    from_model: PathLike | None, folder: Path | None
+) -> tuple[Path | None, Checkpoint | None]:
+    """Return the file of the model to go on from, and the model. Raises `CheckpointError`."""
+    if from_model is None:
+        return None, None
+    from mnist_cli.training import checkpoint, recipe
+
+    path = checkpoint.model_path(from_model, folder or Path("results"))
+    origin = checkpoint.load(path)
+    if (origin.pixel_mean, origin.pixel_std) != (recipe.PIXEL_MEAN, recipe.PIXEL_STD):
+        raise CheckpointError(
+            f"{path} expects pixels with another mean and standard deviation than "
+            f"{recipe.PIXEL_MEAN} and {recipe.PIXEL_STD}. Go on from a model of this program."
+        )
+    return path, origin
+
+
+def _network(origin: Checkpoint | None, arch: str | None, activation: str | None) -> ModelSpec:
+    """Return the network asked for, or that of the model to go on from."""
+    if origin is None:
+        return ModelSpec(arch or "cnn", activation or "relu")
+    known = origin.spec
+    asked = ModelSpec(arch or known.arch, activation or known.activation)
+    if asked != known:
+        raise UsageError(
+            f"The model to go on from is a {known.arch} with {known.activation}, not a "
+            f"{asked.arch} with {asked.activation}. Leave --arch and --activation out."
+        )
+    return known
+
+
+def _require_other_file(job: TrainJob) -> None:
+    """Raise `UsageError` if a new training would replace the model that it starts from."""
+    if job.started_from and not job.resume and job.checkpoint:
+        path = Path(job.checkpoint)
+        if path.exists() and path.samefile(job.started_from):
+            raise UsageError(
+                f"{path} is both the model to go on from and the one to write. "
+                "Choose another --results-dir, or rename it."
+            )
 
 
 @checks_arguments

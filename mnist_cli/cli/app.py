@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from mnist_cli import __version__
+from mnist_cli.cli.collect import collect
 from mnist_cli.cli.compare import compare
 from mnist_cli.cli.evaluate import evaluate
 from mnist_cli.cli.info import info
@@ -29,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (train, evaluate, compare, sweep_batch, predict, report, info):
+for command in (train, evaluate, compare, sweep_batch, predict, collect, report, info):
     app.command()(command)
 
 

@@ -46,10 +46,18 @@ def complete_dataset(incomplete: str) -> list[str]:
     return _starting_with(incomplete, DATASETS)
 
 
-def choice(*names: str, help: str, values: Iterable[str]) -> Any:  # noqa: A002  # Typer's own name
+def choice(
+    *names: str,
+    help: str,  # noqa: A002  # Typer's own name
+    values: Iterable[str],
+    show_default: bool | str = True,
+) -> Any:
     """Return an option whose values a shell can complete; the API checks them."""
     return typer.Option(
-        *names, help=help, autocompletion=lambda incomplete: _starting_with(incomplete, values)
+        *names,
+        help=help,
+        show_default=show_default,
+        autocompletion=lambda incomplete: _starting_with(incomplete, values),
     )
 
 
@@ -67,7 +75,6 @@ Frameworks = Annotated[
         autocompletion=complete_framework,
     ),
 ]
-Arch = Annotated[str, choice(help="cnn or mlp.", values=ARCHITECTURES)]
 Archs = Annotated[
     list[str] | None,
     typer.Option(
@@ -77,12 +84,29 @@ Archs = Annotated[
         autocompletion=lambda incomplete: _starting_with(incomplete, ARCHITECTURES),
     ),
 ]
-Activation = Annotated[str, choice(help="The MLP's: relu or sigmoid.", values=ACTIVATIONS)]
+_ACTIVATION_HELP = "The MLP's: relu or sigmoid."
+_LEARNING_RATE_HELP = "Peak of the one-cycle schedule."
+_LABEL_SMOOTHING_HELP = "Share of each label that is spread evenly over all ten digits."
+Activation = Annotated[str, choice(help=_ACTIVATION_HELP, values=ACTIVATIONS)]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(help="Images per step.")]
-LearningRate = Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")]
-LabelSmoothing = Annotated[
-    float, typer.Option(help="Share of each label that is spread evenly over all ten digits.")
+LearningRate = Annotated[float, typer.Option(help=_LEARNING_RATE_HELP)]
+LabelSmoothing = Annotated[float, typer.Option(help=_LABEL_SMOOTHING_HELP)]
+# Those that a model to go on from decides if they are left out.
+OptionalArch = Annotated[
+    str | None,
+    choice(help="cnn or mlp.", values=ARCHITECTURES, show_default="cnn, or as in --from"),
+]
+OptionalActivation = Annotated[
+    str | None,
+    choice(help=_ACTIVATION_HELP, values=ACTIVATIONS, show_default="relu, or as in --from"),
+]
+OptionalLearningRate = Annotated[
+    float | None, typer.Option(help=_LEARNING_RATE_HELP, show_default="0.1; with --from 0.01")
+]
+OptionalLabelSmoothing = Annotated[
+    float | None,
+    typer.Option(help=_LABEL_SMOOTHING_HELP, show_default="0.1, or as in --from"),
 ]
 Augment = Annotated[
     bool, typer.Option("--augment", help="Augment with small elastic distortions, each epoch anew.")
@@ -112,7 +136,8 @@ DatasetName = Annotated[
     str,
     typer.Option(
         "--dataset",
-        help="mnist, fashion-mnist, kmnist, a folder of IDX files, or an .npz file.",
+        help="mnist, fashion-mnist, kmnist, a folder of IDX files, a folder of pictures in "
+        "folders 0 to 9, or an .npz file.",
         autocompletion=complete_dataset,
     ),
 ]

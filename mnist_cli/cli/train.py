@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,12 +14,12 @@ from mnist_cli.cli.output import print_json, say_written
 
 def train(
     framework: options.Framework = "torch",
-    arch: options.Arch = "cnn",
-    activation: options.Activation = "relu",
+    arch: options.OptionalArch = None,
+    activation: options.OptionalActivation = None,
     epochs: options.Epochs = DEFAULTS.epochs,
     batch_size: options.BatchSize = DEFAULTS.batch_size,
-    learning_rate: options.LearningRate = DEFAULTS.learning_rate,
-    label_smoothing: options.LabelSmoothing = DEFAULTS.label_smoothing,
+    learning_rate: options.OptionalLearningRate = None,
+    label_smoothing: options.OptionalLabelSmoothing = None,
     seed: options.Seed = DEFAULTS.seed,
     threads: options.Threads = None,
     device: options.Device = "auto",
@@ -42,6 +43,15 @@ def train(
     ] = False,
     precision: options.Precision = DEFAULTS.precision,
     dataset: options.DatasetName = "mnist",
+    from_model: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Go on from a model, or from 'pretrained', with MNIST in the mix.",
+            show_default="random weights",
+            autocompletion=options.complete_model,
+        ),
+    ] = None,
     limit: options.Limit = None,
     results_dir: options.ResultsDir = RESULTS,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
@@ -71,6 +81,7 @@ def train(
         precision=precision,
         dataset=dataset,
         limit=limit,
+        from_model=from_model,
         results_dir=results_dir,
         resume=resume,
     )
@@ -82,4 +93,4 @@ def train(
         is_reached = record.history[-1].validation_accuracy >= target_accuracy
         when = f"reached after {record.train_seconds:.1f} s of training"
         typer.echo(f"target {target_accuracy:.4g}: {when if is_reached else 'not reached'}")
-    say_written(*training.training_files(results_dir, record.framework, arch))
+    say_written(*training.training_files(results_dir, Path(str(record.checkpoint)).stem))

@@ -24,6 +24,8 @@ IDX_UNSIGNED_BYTE = 0x08  # the code of the type uint8 in an IDX header
 # Training images, training labels, test images, test labels: the order of `PARTS`. Images are
 # (N, 28, 28) and labels (N,), both uint8.
 Arrays: TypeAlias = list[Array]
+# Told how many of how many images have been read.
+OnProgress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,13 @@ class Format:
     """A way to store a dataset on disk.
 
     ``description`` names it in messages, after "give". ``matches`` says whether a path that exists
-    has this format, ``read`` returns its four arrays; it raises `DataError` or `OSError`.
+    has this format, ``read`` returns its four arrays; it raises `DataError` or `OSError`, and
+    reports progress if that takes long.
     """
 
     description: str
     matches: Callable[[Path], bool]
-    read: Callable[[Path], Arrays]
+    read: Callable[[Path, OnProgress | None], Arrays]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,7 @@ class Dataset:
 
     Images are (N, 28, 28), uint8, 0 for background to 255 for ink; labels are (N,), int64, 0-9.
     ``sha256`` identifies the content: equal arrays have equal digests, whatever the format they
-    were stored in.
+    were stored in. ``shows_digits`` is False if the labels stand for something else.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Dataset:
     test_images: Array
     test_labels: Array
     sha256: str
+    shows_digits: bool = True
 
 
 def from_arrays(

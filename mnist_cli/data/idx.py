@@ -59,7 +59,9 @@ def read_folder(folder: Path) -> Arrays:
     return arrays
 
 
-FORMAT = Format("a folder of IDX files", matches=Path.is_dir, read=read_folder)
+FORMAT = Format(
+    "a folder of IDX files", matches=Path.is_dir, read=lambda folder, _: read_folder(folder)
+)
 
 
 def file_names(part: Part) -> tuple[str, ...]:

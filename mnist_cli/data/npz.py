@@ -43,7 +43,7 @@ def _is_not_folder(path: Path) -> bool:
 
 
 # Any file: the message about one that is no archive then says what an archive must hold.
-FORMAT = Format("an .npz file", matches=_is_not_folder, read=read_archive)
+FORMAT = Format("an .npz file", matches=_is_not_folder, read=lambda path, _: read_archive(path))
 
 
 def _read_array(archive: Mapping[str, Array], path: Path, part: Part) -> Array:

@@ -13,16 +13,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from mnist_cli.data import idx, npz
-from mnist_cli.data.dataset import PARTS, Dataset, from_arrays, idx_sha256
+from mnist_cli.data import folders, idx, npz
+from mnist_cli.data.dataset import PARTS, Dataset, OnProgress, from_arrays, idx_sha256
 from mnist_cli.data.messages import one_line, printable, reason
 from mnist_cli.errors import DataError, UsageError
 
 # The first that matches a path reads it. A new format is a file that defines a `Format`, and its
 # place in this tuple.
-FORMATS = (idx.FORMAT, npz.FORMAT)
+FORMATS = (folders.FORMAT, idx.FORMAT, npz.FORMAT)
 
 _TORCHVISION_CLASSES = {"fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 DATASETS = (*_TORCHVISION_CLASSES, "mnist")  # all names, as messages list them
@@ -36,13 +37,14 @@ _EMBEDDED_SHA256 = (
 )
 
 
-def load_dataset(name_or_path: str = "mnist") -> Dataset:
+def load_dataset(name_or_path: str = "mnist", *, on_progress: OnProgress | None = None) -> Dataset:
     """Return the dataset with that name, or the one at that path.
 
     ``mnist`` is part of the package. ``fashion-mnist`` and ``kmnist`` are fetched by torchvision
     once, into the user's cache folder. A path is a folder of IDX files (gzipped or not, also in
-    torchvision's layout) or a Keras-style ``.npz``. A name takes precedence over a folder of that
-    name: write ``./mnist`` for the folder.
+    torchvision's layout), a folder of pictures in folders ``0`` to ``9``, or a Keras-style
+    ``.npz``. A name takes precedence over a folder of that name: write ``./mnist`` for the folder.
+    ``on_progress`` is told how many of how many pictures have been read.
 
     Raises `UsageError` for what is neither a name nor a path, `DataError` for what cannot be read.
     """
@@ -51,7 +53,7 @@ def load_dataset(name_or_path: str = "mnist") -> Dataset:
             return _load_embedded()
         if name_or_path in _TORCHVISION_CLASSES:
             return _load_cached(name_or_path)
-        return _load_path(name_or_path)
+        return _load_path(name_or_path, on_progress)
 
 
 def fetch(name_or_path: str) -> None:
@@ -116,7 +118,8 @@ def _load_cached(name: str) -> Dataset:
     fetch(name)
     folder = _cache_folder() / name
     try:
-        return from_arrays(name, idx.read_folder(folder), source=str(folder))
+        dataset = from_arrays(name, idx.read_folder(folder), source=str(folder))
+        return replace(dataset, shows_digits=False)  # but clothes or Japanese characters
     except DataError as error:
         raise DataError(
             f"The cached {name} is damaged ({one_line(str(error))}); "
@@ -189,7 +192,7 @@ def _publish(downloaded: Path, folder: Path) -> None:
 # --- A user's own files ----------------------------------------------------------------------
 
 
-def _load_path(name: str) -> Dataset:
+def _load_path(name: str, on_progress: OnProgress | None) -> Dataset:
     """Return the dataset at a path; raises `UsageError` if nothing is there."""
     path = Path(name)
     if "\0" in name or not name or not path.exists():
@@ -200,4 +203,4 @@ def _load_path(name: str) -> Dataset:
         )
     # There always is one: IDX takes any folder and NPZ anything else.
     found = next(known for known in FORMATS if known.matches(path))
-    return from_arrays(name, found.read(path), source=name)
+    return from_arrays(name, found.read(path, on_progress), source=name)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mnist_cli.arrays import Array
 from mnist_cli.data.dataset import Dataset
 from mnist_cli.data.messages import printable
 from mnist_cli.errors import DataError, UsageError
 from mnist_cli.randomness import stream
 
+OWN_ONE_IN = 5  # see `mix`
 VALIDATION_ONE_IN = 12  # one image in 12 validates: 5,000 of MNIST's 60,000
 
 
@@ -45,6 +48,21 @@ def split(dataset: Dataset, *, seed: int, limit: int | None = None) -> Split:
         train_labels=dataset.train_labels[train],
         validation_images=dataset.train_images[validation],
         validation_labels=dataset.train_labels[validation],
+    )
+
+
+def mix(own: Split, mnist: Split) -> Split:
+    """Return MNIST with a user's own digits among it, to go on from a model trained on MNIST.
+
+    The own training images are repeated until they are about one in `OWN_ONE_IN`, so that a few
+    are not lost among so many; MNIST keeps the model from forgetting other people's digits.
+    """
+    times = max(1, round(len(mnist.train_labels) / (OWN_ONE_IN - 1) / len(own.train_labels)))
+    return Split(
+        train_images=np.concatenate([mnist.train_images, *[own.train_images] * times]),
+        train_labels=np.concatenate([mnist.train_labels, *[own.train_labels] * times]),
+        validation_images=np.concatenate([mnist.validation_images, own.validation_images]),
+        validation_labels=np.concatenate([mnist.validation_labels, own.validation_labels]),
     )
 
 

@@ -47,6 +47,14 @@ _BRANDS = {
 # As messages list them.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIC", "JPEG", "PDF", "PNG", "PPM", "TIFF", "WebP")
 
+# Suffixes of the files that a folder of pictures stands for.
+SUFFIXES = frozenset(
+    (
+        *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".pbm"),
+        *(".pdf", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    )
+)
+
 # Pixels: 20,000 x 20,000. A file whose header claims more is refused before it is decoded, because
 # decompression bombs claim far more and no camera does.
 MAX_PIXELS = 400_000_000

@@ -17,7 +17,10 @@ OnEvent: TypeAlias = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class TrainJob:
-    """A training run: its result is a `records.RunRecord` as JSON."""
+    """A training run: its result is a `records.RunRecord` as JSON.
+
+    ``started_from`` is a model file to go on from; without it the weights are random.
+    """
 
     framework: str
     spec: ModelSpec
@@ -28,6 +31,7 @@ class TrainJob:
     device: str = "auto"
     checkpoint: str | None = None
     resume: bool = False
+    started_from: str | None = None
 
 
 @dataclass(frozen=True)

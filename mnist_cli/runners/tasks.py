@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mnist_cli.training.checkpoint import Checkpoint
     from mnist_cli.training.loop import TrainingData
 
+_PICTURES_PER_EVENT = 50
+
 # The fields of `TrainConfig` that a `RunRecord` has too.
 _RECORDED_SETTINGS = (
     "epochs",
@@ -50,7 +52,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     from mnist_cli.training import evaluation, loop
 
     emit({"event": "phase", "name": f"loading {job.dataset} and {job.framework}"})
-    adapter, import_seconds, dataset, data = _load(job)
+    adapter, import_seconds, dataset, data = _load(job, emit)
     classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
     environment = {
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -85,6 +87,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         time_to_accuracy=records.time_to_accuracy(fit.history),
         peak_rss_mib=records.peak_rss_mib(),
         checkpoint=job.checkpoint,
+        started_from=job.started_from,
         environment=environment | {"data_sha256": dataset.sha256},
     )
     if path is not None:  # after the record, whose figures are of the training alone
@@ -93,16 +96,26 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     return record.to_json()
 
 
-def _load(job: TrainJob) -> tuple[Adapter, float, Dataset, TrainingData]:
+def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, TrainingData]:
     """Return the adapter, the seconds of its import, and the data, loaded in a thread beside it."""
     from mnist_cli import adapters
     from mnist_cli.data.registry import fetch, load_dataset
-    from mnist_cli.data.split import split
+    from mnist_cli.data.split import mix, split
     from mnist_cli.training import loop
 
+    seed = job.config.seed
+
+    def show_reading(done: int, count: int) -> None:
+        if done % _PICTURES_PER_EVENT == 0:
+            emit({"event": "phase", "name": f"reading pictures: {done:,} of {count:,}"})
+
     def load() -> tuple[Dataset, TrainingData]:
-        dataset = load_dataset(job.dataset)
-        parts = split(dataset, seed=job.config.seed, limit=job.limit)
+        dataset = load_dataset(job.dataset, on_progress=show_reading)
+        if job.started_from and dataset.shows_digits and job.dataset != "mnist":
+            mnist = split(load_dataset(), seed=seed, limit=job.limit)
+            parts = mix(split(dataset, seed=seed), mnist)
+        else:
+            parts = split(dataset, seed=seed, limit=job.limit)
         return dataset, loop.prepare(dataset, parts, job.config)
 
     fetch(job.dataset)  # in this thread, where an interruption ends it
@@ -122,11 +135,16 @@ def _initial_state(
     path: Path | None,
     emit: OnEvent,
 ) -> Checkpoint:
-    """Return the state to train from: initial weights, or the checkpoint to resume."""
-    from mnist_cli.training import loop, recipe
-    from mnist_cli.training.checkpoint import Checkpoint
+    """Return the state to train from: initial or a model's weights, or the checkpoint to resume."""
+    from pathlib import Path
 
-    start = Checkpoint(
+    from mnist_cli.training import checkpoint, loop, recipe
+
+    if job.started_from:
+        weights = checkpoint.load(Path(job.started_from)).weights
+    else:
+        weights = recipe.starting_weights(job.spec, job.config.seed)
+    start = checkpoint.Checkpoint(
         spec=job.spec,
         config=job.config,
         framework=job.framework,
@@ -134,8 +152,9 @@ def _initial_state(
         dataset_sha256=dataset.sha256,
         train_images=train_images,
         history=(),
-        weights=recipe.starting_weights(job.spec, job.config.seed),
+        weights=weights,
         versions=environment,
+        started_from=job.started_from,
     )
     if not job.resume or path is None:
         return start

@@ -28,6 +28,7 @@ from mnist_cli.training.recipe import PIXEL_MEAN, PIXEL_STD
 if TYPE_CHECKING:
     from mnist_cli.adapters.base import Adapter, Classifier
 
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "cnn.safetensors"
 FORMAT = "mnist-checkpoint"
 FORMAT_VERSION = 1
 _VELOCITY = "velocity."
@@ -61,7 +62,8 @@ class Checkpoint:
     latter. ``velocities`` and ``best_weights`` are empty once training has finished. ``versions``
     names the programs that made the model. ``calibration`` is None while training is unfinished, if
     there were too few validation digits, and in older models. Pixels are normalised as
-    (pixel / 255 - ``pixel_mean``) / ``pixel_std``.
+    (pixel / 255 - ``pixel_mean``) / ``pixel_std``. ``started_from`` is the model file whose weights
+    the training started from, None for random ones.
     """
 
     spec: ModelSpec
@@ -78,6 +80,7 @@ class Checkpoint:
     pixel_mean: float = PIXEL_MEAN
     pixel_std: float = PIXEL_STD
     calibration: Calibration | None = None
+    started_from: str | None = None
 
     @property
     def model_epoch(self) -> EpochRecord:
@@ -94,6 +97,7 @@ class Checkpoint:
             **asdict(self.config),
             "dataset_sha256": self.dataset_sha256,
             "train_images": self.train_images,
+            "started_from": self.started_from,
         }
 
     def classifier(self, adapter: Adapter, *, device: str, threads: int) -> Classifier:
@@ -105,8 +109,13 @@ class Checkpoint:
 
 
 def model_path(model: str | os.PathLike[str], results_dir: Path) -> Path:
-    """Return the file of a model given by its path, or by its name in ``results_dir``/models."""
+    """Return the file of a model given by its path, or by its name in ``results_dir``/models.
+
+    ``pretrained`` is the model in this package.
+    """
     path = Path(model)
+    if path == Path("pretrained"):
+        return PRETRAINED
     if not path.exists() and path.suffix == "":
         return results_dir / "models" / f"{path}.safetensors"
     return path
@@ -139,6 +148,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "dataset": checkpoint.dataset,
         "dataset_sha256": checkpoint.dataset_sha256,
         "train_images": checkpoint.train_images,
+        "started_from": checkpoint.started_from,
         "normalization": {"mean": checkpoint.pixel_mean, "std": checkpoint.pixel_std},
         "recipe": asdict(checkpoint.config),
         "history": [asdict(each) for each in checkpoint.history],
@@ -184,6 +194,7 @@ def load(path: Path) -> Checkpoint:
             dataset=details["dataset"],
             dataset_sha256=details["dataset_sha256"],
             train_images=details["train_images"],
+            started_from=details.get("started_from"),
             history=tuple(EpochRecord(**row) for row in details["history"]),
             weights={
                 name: tensor

@@ -43,13 +43,17 @@ class Images:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The three parts of a data set, normalised; ``..._pixels`` are the original uint8 images."""
+    """The three parts of a data set, normalised; ``..._pixels`` are the original uint8 images.
+
+    ``shows_digits`` says that the labels are the digits which the images show.
+    """
 
     train_pixels: Array
     validation_pixels: Array
     train: Images
     validation: Images
     test: Images
+    shows_digits: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def prepare(dataset: Dataset, split: Split, config: TrainConfig) -> TrainingData
         train=Images(recipe.normalize(pixels), labels),
         validation=Images(recipe.normalize(split.validation_images), split.validation_labels),
         test=Images(recipe.normalize(dataset.test_images), dataset.test_labels),
+        shows_digits=dataset.shows_digits,
     )
 
 
@@ -242,7 +247,8 @@ def _epoch_images(data: TrainingData, config: TrainConfig, epoch: int) -> Array:
     from mnist_cli.training.augmentation import augment  # imports OpenCV
 
     rng = stream(config.seed, "augment", epoch)
-    return recipe.normalize(augment(data.train_pixels, rng))
+    digits = data.train.labels if data.shows_digits else None
+    return recipe.normalize(augment(data.train_pixels, rng, digits=digits))
 
 
 def calibrate(classifier: Classifier, data: TrainingData, path: Path) -> None:

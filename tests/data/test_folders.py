@@ -1,0 +1,154 @@
+"""Folders of pictures sorted by digit: every layout that is read, and every one that is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_checks import loading_error
+from idx_files import mnist, write_dataset
+from PIL import Image
+
+from mnist_cli.data.registry import load_dataset
+from mnist_cli.pictures.normalise import prepare
+
+
+def write_pictures(folder: Path, *, each: int, first: int = 0) -> Path:
+    """Write ``each`` of MNIST's digits into folders 0 to 9, dark on light and enlarged."""
+    data = mnist()
+    for digit in range(10):
+        rows = np.flatnonzero(data.train_labels == digit)[first : first + each]
+        (folder / str(digit)).mkdir(parents=True, exist_ok=True)
+        for number, row in enumerate(rows):
+            picture = Image.fromarray(255 - data.train_images[row]).resize((84, 84))
+            picture.save(folder / str(digit) / f"{number:02}.png")
+    return folder
+
+
+def test_pictures_are_prepared_as_predict_prepares_them(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "own", each=2)
+    data = load_dataset(str(folder))
+    assert data.train_images.shape == data.test_images.shape == (10, 28, 28)
+    np.testing.assert_array_equal(data.train_labels, range(10))
+    np.testing.assert_array_equal(data.test_labels, range(10))
+    for digit in range(10):
+        for part, name in ((data.train_images, "00.png"), (data.test_images, "01.png")):
+            expected = prepare(folder / str(digit) / name, single=True)[0].image
+            np.testing.assert_array_equal(part[digit], expected)
+    assert data.shows_digits
+
+
+def test_one_picture_in_six_of_each_digit_is_kept_for_the_test(tmp_path: Path) -> None:
+    data = load_dataset(str(write_pictures(tmp_path / "own", each=13)))
+    assert np.bincount(data.train_labels).tolist() == [11] * 10
+    assert np.bincount(data.test_labels).tolist() == [2] * 10
+
+
+def test_folders_train_and_test_are_taken_as_they_are(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "own" / "train", each=3)
+    write_pictures(tmp_path / "own" / "test", each=1, first=3)
+    data = load_dataset(str(tmp_path / "own"))
+    assert np.bincount(data.train_labels).tolist() == [3] * 10
+    assert np.bincount(data.test_labels).tolist() == [1] * 10
+
+
+def test_subfolders_are_searched_and_other_files_are_no_pictures(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "own", each=2)
+    (folder / "3" / "anna").mkdir()
+    (folder / "3" / "00.png").rename(folder / "3" / "anna" / "00.png")
+    (folder / "3" / "notes.txt").write_text("not a picture")
+    (folder / "3" / ".hidden.png").write_bytes(b"not one either")
+    (folder / "README.md").write_text("mine")
+    assert len(load_dataset(str(folder)).train_labels) == 10
+
+
+def test_the_same_pictures_have_the_same_digest_and_others_another(tmp_path: Path) -> None:
+    first, again = (write_pictures(tmp_path / name, each=2) for name in ("a", "b"))
+    other = write_pictures(tmp_path / "c", each=2, first=1)
+    digests = [load_dataset(str(folder)).sha256 for folder in (first, again, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_reading_reports_how_many_of_how_many_are_read(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    folder = write_pictures(tmp_path / "own", each=2)
+    load_dataset(str(folder), on_progress=lambda done, count: seen.append((done, count)))
+    assert seen == [(done, 20) for done in range(1, 21)]
+
+
+def test_idx_files_beside_are_read_as_before(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "idx")
+    (folder / "pictures").mkdir()
+    assert load_dataset(str(folder)).train_images.shape[1:] == (28, 28)
+
+
+# --- Refused -----------------------------------------------------------------------------------
+
+
+def _without_seven(folder: Path) -> str:
+    for path in (folder / "7").iterdir():
+        path.unlink()
+    return "has no pictures of 7; expected folders 0 to 9 with at least 2 pictures in each"
+
+
+def _without_two_folders(folder: Path) -> str:
+    for digit in "28":
+        for path in (folder / digit).iterdir():
+            path.unlink()
+        (folder / digit).rmdir()
+    return "no pictures of 2, 8; expected folders 0 to 9"
+
+
+def _one_picture_of_four(folder: Path) -> str:
+    (folder / "4" / "01.png").unlink()
+    return "has 1 picture of 4; expected folders 0 to 9 with at least 2 pictures in each"
+
+
+def _one_picture_in_all(folder: Path) -> str:
+    for path in folder.rglob("*.png"):
+        if path.parent.name != "5" or path.name != "00.png":
+            path.unlink()
+    return "has no pictures of 0, 1, 2, 3, 4, 6, 7, 8, 9"
+
+
+def _a_damaged_picture(folder: Path) -> str:
+    path = folder / "6" / "01.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return "1 of 20 pictures"
+
+
+def _two_blank_pictures(folder: Path) -> str:
+    for name in ("00.png", "01.png"):
+        Image.new("L", (60, 60), 255).save(folder / "9" / name)
+    return "2 of 20 pictures"
+
+
+def _train_without_test(folder: Path) -> str:
+    (folder / "train").mkdir()
+    for digit in range(10):
+        (folder / str(digit)).rename(folder / "train" / str(digit))
+    return "test has no pictures of 0, 1, 2"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(_without_seven, _without_two_folders, _one_picture_of_four, _one_picture_in_all),
+        *(_a_damaged_picture, _two_blank_pictures, _train_without_test),
+    ],
+)
+def test_a_spoilt_folder_is_refused_in_one_line_that_names_what_is_wrong(
+    spoil: object, tmp_path: Path
+) -> None:
+    folder = write_pictures(tmp_path / "own", each=2)
+    said = spoil(folder)  # type: ignore[operator]
+    message = loading_error(folder)
+    assert said in message
+    assert str(folder) in message
+
+
+def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "own", each=2)
+    (folder / "6" / "01.png").write_bytes(b"")
+    assert "6/01.png: the file is empty" in loading_error(folder)
