@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from mnist_cli.arrays import Array
-from mnist_cli.pictures.components import Component, digit_height, union
+from mnist_cli.pictures.components import Component, digit_height, label_components, union
 
 # Aspect ratio, width to height: of MNIST's validation digits 42% are wider than the first, 1% than
 # the second. A component narrower than the first is not cut, no digit is wider than the second.
@@ -259,8 +259,8 @@ def _part_between(component: Component, left: Array, right: Array) -> Component 
     """
     column = np.arange(component.width)
     mask = component.mask & (column >= left[:, None]) & (column < right[:, None])
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    if count == 1:
+    labels, stats = label_components(mask)
+    if len(stats) == 1:
         return None
     areas = stats[1:, cv2.CC_STAT_AREA]
     label = 1 + int(areas.argmax())
