@@ -218,13 +218,18 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is a damaged checkpoint ({error}). Copy it again, or train it anew."
         ) from error
+    _require_finite(path, tensors)
+    return checkpoint
+
+
+def _require_finite(path: Path, tensors: Weights) -> None:
+    """Raise `CheckpointError` unless all tensors are finite float32 numbers."""
     for name, array in tensors.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise CheckpointError(
                 f"{path} is a damaged checkpoint: {name} should hold finite float32 numbers. "
                 "Copy it again, or train it anew."
             )
-    return checkpoint
 
 
 def _without_prefix(tensors: Weights, prefix: str) -> Weights:

@@ -22,7 +22,9 @@ def test_the_same_seed_repeats_the_distortions_and_each_image_has_its_own() -> N
     once, again, other = (augment(images, np.random.default_rng(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(once, again)
     assert not np.array_equal(once, other)
-    assert len(np.unique(once.reshape(50, -1), axis=0)) == 50
+    changed = once[(once != images).any(axis=(1, 2))]
+    assert 28 <= len(changed) <= 42  # 70% of 50, whose standard deviation is 3.2
+    assert len(np.unique(changed.reshape(len(changed), -1), axis=0)) == len(changed)
 
 
 def test_augmented_images_keep_shape_type_ink_and_position() -> None:
