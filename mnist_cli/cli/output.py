@@ -46,6 +46,8 @@ def finish_experiment(comparison: Comparison, results_dir: Path, *, as_json: boo
     """Print a comparison or sweep and its files; exit with 1 if a run failed."""
     if as_json:
         print_json(comparison.to_json())
+        for line in comparison.warnings():
+            say(line)
     else:
         show_comparison(comparison)
         say_written(*comparison.files)

@@ -28,7 +28,8 @@ from mnist_cli.errors import (
 from mnist_cli.experiments import run
 from mnist_cli.experiments.document import load_document, records_of
 from mnist_cli.experiments.plan import job_key, plan_jobs
-from mnist_cli.records import RunRecord, describe_machine
+from mnist_cli.machine import describe_machine
+from mnist_cli.records import RunRecord
 from mnist_cli.runners.base import TrainJob
 
 SETTINGS = {"frameworks": ["fake"], "runs": 2, "learning_rate": 0.1, "activation": "relu"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mnist_cli.experiments.machine_warnings import machine_warnings
 from mnist_cli.names import dataset_name, model_name, plural
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.charts.style import Cell, network_of
@@ -48,7 +49,7 @@ def dataset_names(records: Sequence[RunRecord]) -> str:
 
 
 def facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
-    """Return runs, data, recipe, hardware and date, each distinct value once."""
+    """Return runs, data, recipe, hardware, date and warnings, each distinct value once."""
     points = Counter((run.framework, network_of(run), run.batch_size) for run in records)
     seeds = sorted({run.seed for run in records})
     facts = [
@@ -64,6 +65,7 @@ def facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
         *("one image in six is no digit" for run in records if run.reject),
         *(hardware(run.environment) for run in records),
         *(str(run.environment.get("date", "")) for run in records),
+        *(f"warning: {text}" for text in machine_warnings(records)),
     ]
     return [fact for fact in dict.fromkeys(facts) if fact]
 
