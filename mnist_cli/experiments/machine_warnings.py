@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from mnist_cli.conditions import DISTURBING_SHARE
@@ -60,13 +61,13 @@ def _limit(record: RunRecord, variable: str, value: str) -> str:
     environment = record.environment
     best = environment.get("cpu_isa")  # None on processors other than x86
     used = None
-    if variable.startswith("MKL_") and "mkl" not in environment.get("blas", ""):
+    if variable.startswith("MKL_") and "mkl" not in re.split(r"\W+", environment.get("blas", "")):
         return ""
     if variable == "OPENBLAS_CORETYPE":
         used = environment.get("blas_kernels", {}).get("openblas")
         if used is None:
             return ""
-    elif variable.endswith("DNN_MAX_CPU_ISA"):
+    elif variable.endswith("_MAX_CPU_ISA"):
         used = environment.get("onednn_isa")
     elif variable == "ATEN_CPU_CAPABILITY":
         used = value
@@ -74,7 +75,7 @@ def _limit(record: RunRecord, variable: str, value: str) -> str:
     if used is None or best is None:
         return f"{name} may be slowed by {variable}={value}"
     is_limited = _level(used) < _level(best)
-    if record.precision == "bfloat16" and variable.endswith("DNN_MAX_CPU_ISA"):
+    if record.precision == "bfloat16" and variable.endswith("_MAX_CPU_ISA"):
         is_limited = used != best  # finer steps matter there
     return f"{name} is limited to {used} kernels by {variable}" if is_limited else ""
 

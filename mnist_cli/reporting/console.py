@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -230,7 +231,7 @@ def history_table(record: RunRecord) -> Table:
             else ""
         )
         + f"Peak memory {record.peak_rss_mib:,.0f} MiB."
-        + "".join(f"\nWarning: {text}." for text in machine_warnings([record]))
+        + "".join(f"\nWarning: {escape(text)}." for text in machine_warnings([record]))
     )
     return table
 
@@ -244,8 +245,6 @@ def experiment_table(document: Mapping[str, Any]) -> Table:
         # Six figures with their intervals must fit the 80 columns of a usual terminal.
         cells = [cell.replace(" ± ", " ±").replace(" of ", "/") for cell in row]
         table.add_row(*("[red]failed[/red]" if cell == "failed" else cell for cell in cells))
-    if lines := tables.warning_lines(document):
-        table.caption = Text("\n".join(lines), style="yellow")
     return table
 
 
