@@ -16,7 +16,7 @@ from mnist_cli.machine import gpu_state, limiting_group
 # From this share of the cores on, what others take is told and a run is called disturbed.
 DISTURBING_SHARE = 0.05
 # The system counts in hundredths of a second: over less time, a share of 5% says little.
-_MIN_SECONDS = 1.0
+_MIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,15 @@ class Conditions:
 class Counters:
     """The system's counters at one moment, in seconds: sums over the cores of this process.
 
-    ``own_seconds`` are those of this process and its finished children; ``throttling`` has the
-    three figures of its quota that `Conditions` has, since the group was made.
+    ``counted_seconds`` are all that the system counts, idle ones included. ``own_seconds`` are
+    those of this process and its finished children; ``throttling`` has the three figures of its
+    quota that `Conditions` has, since the group was made.
     """
 
     clock_seconds: float
     cores: int
-    busy_seconds: float
+    counted_seconds: float
+    idle_seconds: float
     steal_seconds: float
     own_seconds: float
     throttling: dict[str, Any]
@@ -78,13 +80,14 @@ def read_counters() -> Counters:
         allowed = os.sched_getaffinity(0)
         if max(allowed) < len(cores):  # else some are offline, and the list is numbered otherwise
             cores = [cores[number] for number in allowed]
-    busy = ("user", "nice", "system", "irq", "softirq")
     return Counters(
         clock_seconds=time.monotonic(),
         cores=len(cores),
-        busy_seconds=sum(getattr(core, name, 0.0) for core in cores for name in busy),
+        counted_seconds=sum(map(sum, cores)),
+        # Not the busy ones, which Linux only samples: it measures how long a core is idle.
+        idle_seconds=sum(core.idle + getattr(core, "iowait", 0.0) for core in cores),
         steal_seconds=sum(getattr(core, "steal", 0.0) for core in cores),
-        own_seconds=sum(os.times()[:4]),
+        own_seconds=time.process_time() + sum(os.times()[2:4]),
         throttling=_throttling(),
     )
 
@@ -93,13 +96,18 @@ def conditions_since(before: Counters, *, on_gpu: bool = False) -> Conditions:
     """Return what the machine has done since ``before``."""
     after = read_counters()
     seconds = after.clock_seconds - before.clock_seconds
-    busy = after.busy_seconds - before.busy_seconds
+    all_seconds = seconds * after.cores
     shares: dict[str, Any] = {}
-    if seconds >= _MIN_SECONDS and busy > 0:  # some sandboxes count nothing
-        others = busy - (after.own_seconds - before.own_seconds)
+    # Some sandboxes count nothing.
+    if seconds >= _MIN_SECONDS and after.counted_seconds > before.counted_seconds:
+        idle = after.idle_seconds - before.idle_seconds
         steal = after.steal_seconds - before.steal_seconds
-        for name, taken in (("others_share", others), ("steal_share", steal)):
-            shares[name] = min(max(taken / (seconds * after.cores), 0.0), 1.0)
+        own = after.own_seconds - before.own_seconds
+        for name, taken in (
+            ("others_share", all_seconds - idle - steal - own),
+            ("steal_share", steal),
+        ):
+            shares[name] = min(max(taken / all_seconds, 0.0), 1.0)
     throttling = {
         name: after.throttling[name] - figure
         for name, figure in before.throttling.items()

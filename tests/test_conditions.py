@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +18,15 @@ from mnist_cli.conditions import Conditions, Counters
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Conditions]:
-    """Return the conditions of ten seconds on two cores in which the counters rose so far."""
+    """Return the conditions of ten seconds on two cores in which the counters rose so far.
+
+    By default the run takes all 20 seconds of the two.
+    """
 
     def counted(*, on_gpu: bool = False, **rises: Any) -> Conditions:
-        start = {"clock_seconds": 1000.0, "busy_seconds": 500.0}
+        start = {"clock_seconds": 1000.0, "counted_seconds": 2000.0, "idle_seconds": 1500.0}
         start |= {"steal_seconds": 7.0, "own_seconds": 3.0}
-        rises = {"clock_seconds": 10.0, "busy_seconds": 20.0, "own_seconds": 20.0} | rises
+        rises = {"clock_seconds": 10.0, "counted_seconds": 20.0, "own_seconds": 20.0} | rises
         throttling = rises.get("throttling", ({}, {}))  # before and after
         before = Counters(cores=2, **start, throttling=throttling[0])
         end = {name: figure + rises.get(name, 0.0) for name, figure in start.items()}
@@ -34,40 +38,40 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Conditions]:
 
 
 def test_a_machine_of_ones_own_has_no_others(counted: Callable[..., Conditions]) -> None:
-    seen = counted(busy_seconds=15.0, own_seconds=15.0)
+    seen = counted(idle_seconds=5.0, own_seconds=15.0)
     assert (seen.seconds, seen.others_share, seen.steal_share) == (10.0, 0.0, 0.0)
     assert not seen.is_disturbed
 
 
 def test_what_is_busy_and_not_the_run_is_others(counted: Callable[..., Conditions]) -> None:
-    # 18 of 20 core seconds busy, 12 of them the run's: 6 of 20 are others'.
-    seen = counted(busy_seconds=18.0, own_seconds=12.0)
+    # Of 20 seconds 2 are idle and 12 the run's: 6 are others'.
+    seen = counted(idle_seconds=2.0, own_seconds=12.0)
     assert seen.others_share == pytest.approx(0.3)
     assert seen.is_disturbed
 
 
 def test_what_the_host_takes_away_disturbs_as_others_do(counted: Callable[..., Conditions]) -> None:
-    seen = counted(busy_seconds=18.4, own_seconds=18.0, steal_seconds=0.8)
+    seen = counted(idle_seconds=0.8, own_seconds=18.0, steal_seconds=0.8)
     assert seen.others_share == pytest.approx(0.02)
     assert seen.steal_share == pytest.approx(0.04)
     assert seen.is_disturbed  # 6% together
-    assert not counted(busy_seconds=18.4, own_seconds=18.0, steal_seconds=0.4).is_disturbed
+    assert not counted(idle_seconds=1.2, own_seconds=18.0, steal_seconds=0.4).is_disturbed
 
 
 def test_counters_that_disagree_a_little_give_no_negative_share(
     counted: Callable[..., Conditions],
 ) -> None:
-    assert counted(busy_seconds=19.9, own_seconds=20.1).others_share == 0.0
+    assert counted(idle_seconds=0.1, own_seconds=20.1).others_share == 0.0
 
 
-def test_shares_of_less_than_a_second_are_not_told(counted: Callable[..., Conditions]) -> None:
-    seen = counted(clock_seconds=0.4, busy_seconds=0.8, own_seconds=0.2)
+def test_shares_of_less_than_half_a_second_are_not_told(counted: Callable[..., Conditions]) -> None:
+    seen = counted(clock_seconds=0.4, counted_seconds=0.8, own_seconds=0.2)
     assert seen.others_share is seen.steal_share is None
     assert not seen.is_disturbed
 
 
 def test_a_system_that_counts_nothing_tells_no_shares(counted: Callable[..., Conditions]) -> None:
-    assert counted(busy_seconds=0.0).others_share is None
+    assert counted(counted_seconds=0.0).others_share is None
 
 
 def test_throttling_is_that_of_the_run(counted: Callable[..., Conditions]) -> None:
@@ -108,11 +112,13 @@ def test_a_run_on_a_gpu_tells_its_clocks_and_others_on_it(
 
 
 def test_only_the_cores_of_the_process_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    cores = [SimpleNamespace(user=10.0 * n, nice=0, system=1.0, steal=0.5 * n) for n in range(4)]
+    core = namedtuple("core", "user system idle iowait steal")
+    cores = [core(10.0 * number, 1.0, 5.0, 2.0, 0.5 * number) for number in range(4)]
     monkeypatch.setattr("psutil.cpu_times", lambda percpu: cores)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 3}, raising=False)
     counters = conditions.read_counters()
-    assert (counters.cores, counters.busy_seconds, counters.steal_seconds) == (2, 42.0, 2.0)
+    assert (counters.cores, counters.idle_seconds, counters.steal_seconds) == (2, 14.0, 2.0)
+    assert counters.counted_seconds == 10 + 30 + 2 * 8 + 2
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 9}, raising=False)
     assert conditions.read_counters().cores == 4  # some are offline: which is which is not told
 
@@ -135,6 +141,7 @@ def test_the_clock_is_left_out_where_the_system_does_not_tell(
 def test_a_processs_own_work_is_that_of_its_finished_children_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(conditions.time, "process_time", lambda: 3.0)
     # User and system time of the process and of its children, and the time of day.
     monkeypatch.setattr("os.times", lambda: (1.0, 2.0, 30.0, 40.0, 999.0))
     assert conditions.read_counters().own_seconds == 73

@@ -49,7 +49,7 @@ def dataset_names(records: Sequence[RunRecord]) -> str:
 
 
 def facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
-    """Return runs, data, recipe, hardware, date and warnings, each distinct value once."""
+    """Return runs, data, recipe, hardware and date, each distinct value once."""
     points = Counter((run.framework, network_of(run), run.batch_size) for run in records)
     seeds = sorted({run.seed for run in records})
     facts = [
@@ -65,9 +65,13 @@ def facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
         *("one image in six is no digit" for run in records if run.reject),
         *(hardware(run.environment) for run in records),
         *(str(run.environment.get("date", "")) for run in records),
-        *(f"warning: {text}" for text in machine_warnings(records)),
     ]
     return [fact for fact in dict.fromkeys(facts) if fact]
+
+
+def spoilt_by(records: Sequence[RunRecord]) -> list[str]:
+    """Return a warning for each way in which the machine spoilt the runs."""
+    return [f"warning: {text}" for text in machine_warnings(records)]
 
 
 def run_count(points: Counter[Any]) -> str:
