@@ -281,7 +281,7 @@ def _versions(versions: Mapping[str, str | None]) -> str:
 
 
 def _conditions(figures: Mapping[str, float | None]) -> str:
-    """Return what the system tells of the last second, shares in percent."""
+    """Return what the system tells, a line each, shares in percent."""
     told = {
         name.replace("_", " "): f"{value:.0%}" if name.endswith("_share") else f"{value:,.4g}"
         for name, value in figures.items()
