@@ -20,11 +20,11 @@ from mnist_cli.adapters.base import Classifier
 from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.config import ROTATIONS, require_choice
 from mnist_cli.errors import PictureError
+from mnist_cli.machine import available_cores
 from mnist_cli.pictures.components import Box
 from mnist_cli.pictures.documents import pages
 from mnist_cli.pictures.normalise import UNEXPECTED_ERRORS, PreparedPage, prepare
 from mnist_cli.pictures.opening import SUFFIXES, Source, short_message
-from mnist_cli.records import available_cores
 from mnist_cli.training import checkpoint, evaluation, recipe
 from mnist_cli.training.calibration import judge
 from mnist_cli.training.checkpoint import PRETRAINED, Calibration

@@ -1,4 +1,4 @@
-"""Records of runs, the machine they ran on, and atomic file writing.
+"""Records of runs, and atomic file writing.
 
 Records are plain and JSON-ready. Charts and tables read nothing else, so they can be drawn again
 without training.
@@ -6,18 +6,16 @@ without training.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cli.conditions import Conditions
 from mnist_cli.errors import OutputError
 from mnist_cli.names import model_name, plural
 
@@ -59,7 +57,8 @@ class RunRecord:
     ``label_smoothing``, ``warmup_fraction`` and ``decay_power`` are None in older records.
     ``model_epoch`` is the epoch whose model was kept and that ``test_accuracy`` is of: the last or,
     with ``patience``, the best; None in older records, where it is the last. ``started_from`` is
-    the model file from which the training went on, if any.
+    the model file from which the training went on, if any. ``conditions`` is what the machine did
+    from the warm-up to the last evaluation; None in older records.
     """
 
     framework: str
@@ -95,6 +94,7 @@ class RunRecord:
     patience: int | None = None
     model_epoch: int | None = None
     started_from: str | None = None
+    conditions: Conditions | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -123,7 +123,9 @@ class RunRecord:
         """Return the record whose `to_json` is ``values``."""
         history = tuple(EpochRecord(**row) for row in values["history"])
         errors = tuple((index, digit) for index, digit in values["test_errors"])
-        return cls(**{**values, "history": history, "test_errors": errors})
+        conditions = values.get("conditions") and Conditions(**values["conditions"])
+        parts = {"history": history, "test_errors": errors, "conditions": conditions}
+        return cls(**{**values, **parts})
 
 
 def time_to_accuracy(history: tuple[EpochRecord, ...]) -> dict[str, float | None]:
@@ -134,54 +136,6 @@ def time_to_accuracy(history: tuple[EpochRecord, ...]) -> dict[str, float | None
         )
         for mark in ACCURACY_MARKS
     }
-
-
-def version_of(distribution: str) -> str | None:
-    """Return the installed version of a distribution without importing it, or None."""
-    from importlib import metadata  # a tenth of `mnist predict`'s own time to start
-
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def available_cores() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@functools.cache  # it runs other programs, and an experiment needs it after each run
-def describe_machine() -> dict[str, Any]:
-    """Return hardware, system and program as JSON values; the caller must not change the result."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": available_cores(),
-        "memory_gib": _memory_gib(),
-        "gpus": _gpus(),
-        "os": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "mnist_cli": version_of("mnist-cli"),
-        "git_commit": _git_commit(),
-    }
-
-
-def peak_rss_mib() -> float:
-    """Return this process's peak resident memory in MiB, or 0 if the system does not report it."""
-    # On Linux getrusage's figure survives exec, so a child can inherit its parent's; VmHWM does
-    # not.
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    with suppress(ImportError):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / 1024 / (1024 if platform.system() == "Darwin" else 1)
-    return 0.0
 
 
 @contextmanager
@@ -237,37 +191,3 @@ def write_json(path: Path, document: Any) -> None:
     """Write a JSON document through a temporary file."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _gpus() -> list[str]:
-    return _run("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
-
-
-def _git_commit() -> str | None:
-    """Return the commit this package runs from, or None when it is installed elsewhere."""
-    folder = Path(__file__).parent
-    tracked = _run("git", "-C", str(folder), "ls-files", "--error-unmatch", "records.py")
-    return _run("git", "-C", str(folder), "rev-parse", "HEAD").strip() or None if tracked else None
-
-
-def _run(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout

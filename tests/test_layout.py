@@ -16,6 +16,7 @@ MAX_FUNCTION_LINES = 60
 MAX_COMMAND_LINES = 119
 TO_SPLIT = {}
 LONG_FUNCTIONS = {
+    "api/comparing.py compare": "a keyword for each option of the command, and their documentation",
     "api/training.py train": "a keyword for each option of the command, and their documentation",
     "cli/predict.py predict": "an argument for each option, handed on one by one",
     "cli/train.py train": "an argument for each option, handed on one by one",
@@ -61,7 +62,8 @@ def test_nothing_imports_the_command_line(path: Path) -> None:
 
 
 def test_the_ground_floor_imports_nothing_above_it() -> None:
-    ground = {"arrays", "config", "errors", "names", "randomness", "records"}
+    ground = {"arrays", "conditions", "config", "errors", "machine"}
+    ground |= {"names", "randomness", "records"}
     # Records show themselves: that import is made in the method that does it.
     allowed = {*(f"mnist_cli.{name}" for name in ground), "mnist_cli.reporting.notebook"}
     for name in ground:

@@ -1,22 +1,20 @@
-"""Records as JSON, the machine they name, and files that a kill leaves whole."""
+"""Records as JSON, and files that a kill leaves whole."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from made_records import make_record
 
 from mnist_cli import records
+from mnist_cli.conditions import Conditions
 from mnist_cli.errors import OutputError
 from mnist_cli.records import EpochRecord, RunRecord
 
@@ -133,13 +131,14 @@ def test_a_document_is_utf_8_and_ends_in_a_line(tmp_path: Path) -> None:
 
 
 def test_a_record_comes_back_from_json_as_it_was() -> None:
-    record = replace(make_record(epochs=2), test_errors=((3, 5), (8, 1)))
+    conditions = Conditions(12.5, others_share=0.25, quota_periods=120)
+    record = replace(make_record(epochs=2), test_errors=((3, 5), (8, 1)), conditions=conditions)
     assert RunRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
 def test_a_record_from_before_a_field_has_what_was_then_the_only_choice() -> None:
     newer = ("label_smoothing", "warmup_fraction", "decay_power", "precision", "augment")
-    newer += ("patience", "model_epoch")
+    newer += ("patience", "model_epoch", "conditions")
     values = {k: v for k, v in make_record().to_json().items() if k not in newer}
     old = RunRecord.from_json(values)
     assert (old.precision, old.augment, old.patience, old.model_epoch) == (
@@ -149,6 +148,7 @@ def test_a_record_from_before_a_field_has_what_was_then_the_only_choice() -> Non
         None,
     )
     assert old.label_smoothing is old.warmup_fraction is old.decay_power is None
+    assert old.conditions is None
     assert old.schema_version == 1
 
 
@@ -181,146 +181,3 @@ def test_time_to_accuracy_is_that_of_the_first_epoch_whose_validation_reached_it
     accuracies: tuple[float, ...], expected: dict[str, float | None]
 ) -> None:
     assert records.time_to_accuracy(_history(*accuracies)) == expected
-
-
-# --- The machine -------------------------------------------------------------------------------
-
-
-def test_versions_are_read_without_importing() -> None:
-    assert records.version_of("pytest") == pytest.__version__
-    assert records.version_of("no-such-distribution") is None
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
-def test_available_cores_are_those_that_the_process_may_use() -> None:
-    allowed = os.sched_getaffinity(0)
-    assert records.available_cores() == len(allowed)
-    code = (
-        "import os\n"
-        "from mnist_cli.records import available_cores\n"
-        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-        "print(available_cores())\n"
-    )
-    assert _run(code).stdout == "1\n"
-
-
-def test_without_affinity_all_processors_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
-    assert records.available_cores() == 12
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert records.available_cores() == 1
-
-
-def test_the_machine_is_described_in_json_values() -> None:
-    machine = records.describe_machine()
-    assert json.loads(json.dumps(machine)) == machine
-    assert machine["cores"] == records.available_cores()
-    assert machine["python"] == platform.python_version()
-    assert machine["os"].startswith(platform.system())
-    assert machine["cpu"]
-
-
-@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs /proc")
-def test_memory_is_the_systems_in_gib() -> None:
-    (total,) = (
-        int(line.split()[1])
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith("MemTotal:")
-    )
-    # Both are the kernel's figure; one is rounded to a tenth.
-    assert records.describe_machine()["memory_gib"] == pytest.approx(total / 2**20, abs=0.1)
-
-
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs /proc")
-def test_the_processor_is_named_as_the_system_names_it() -> None:
-    text = Path("/proc/cpuinfo").read_text()
-    if "model name" in text:
-        name = records.describe_machine()["cpu"]
-        assert re.search(rf"^model name\s*: {re.escape(name)}$", text, re.M)
-        assert name == name.strip()
-
-
-def test_what_the_system_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*_: Any, **__: Any) -> Any:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", absent)
-    monkeypatch.setattr(os, "sysconf", absent)
-    monkeypatch.setattr(subprocess, "run", absent)
-    machine = records.describe_machine.__wrapped__()
-    assert machine["cpu"] == (platform.processor() or platform.machine())
-    assert machine["memory_gib"] is None
-    assert machine["gpus"] == []
-    assert machine["git_commit"] is None
-
-
-def test_each_gpu_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA H100'\necho 'NVIDIA H200'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert records.describe_machine.__wrapped__()["gpus"] == ["NVIDIA H100", "NVIDIA H200"]
-    program.write_text("#!/bin/sh\necho 'no devices were found'; exit 6\n")
-    assert records.describe_machine.__wrapped__()["gpus"] == []
-
-
-@pytest.mark.parametrize("tracked", [True, False])
-def test_the_commit_is_that_of_the_package_and_of_no_other_repository(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: bool
-) -> None:
-    def git(*arguments: str) -> str:
-        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    (tmp_path / "records.py").write_text("")
-    (tmp_path / "other.py").write_text("")
-    git("init", "--quiet")
-    git("add", "records.py" if tracked else "other.py")
-    git("commit", "--quiet", "-m", "first")
-    # Installed into an environment inside somebody's repository, it is not of their commit.
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
-    assert records._git_commit() == (git("rev-parse", "HEAD") if tracked else None)
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_peak_memory_is_the_processs_own_peak_in_mib() -> None:
-    code = (
-        "from mnist_cli.records import peak_rss_mib\n"
-        "before = peak_rss_mib()\n"
-        "bytearray(b'x') * (100 * 2**20)\n"
-        "print(before, peak_rss_mib())\n"
-    )
-    # The parent is large; a child must not inherit its peak.
-    ballast = bytearray(b"x") * (200 * 2**20)
-    before, after = map(float, _run(code).stdout.split())
-    del ballast
-    assert 5 < before < 100  # the interpreter and this package's ground floor
-    # 100 MiB and less than a page or two beside them.
-    assert after - before == pytest.approx(100, abs=5)
-
-
-@pytest.mark.parametrize(("system", "divisor"), [("Linux", 1), ("Darwin", 1024)])
-def test_peak_memory_without_proc_is_that_of_getrusage(
-    monkeypatch: pytest.MonkeyPatch, system: str, divisor: int
-) -> None:
-    resource = pytest.importorskip("resource")
-
-    def absent(*_: Any, **__: Any) -> Any:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", absent)
-    monkeypatch.setattr(platform, "system", lambda: system)
-    # Linux counts in KiB, macOS in bytes.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert records.peak_rss_mib() == pytest.approx(peak / 1024 / divisor, rel=0.01)
-
-
-def test_peak_memory_is_0_where_the_system_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*_: Any, **__: Any) -> Any:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", absent)
-    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows: its import fails
-    assert records.peak_rss_mib() == 0

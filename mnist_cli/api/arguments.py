@@ -18,7 +18,7 @@ from mnist_cli.config import (
     require_range,
 )
 from mnist_cli.errors import UsageError
-from mnist_cli.records import available_cores
+from mnist_cli.machine import available_cores
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 # One name or several; None for all there are.

@@ -52,6 +52,7 @@ def compare(
     limit: int | None = None,
     results_dir: PathLike | None = None,
     timeout: float | None = None,
+    quiet_machine: bool = False,
     resume: bool = False,
     progress: bool = True,
 ) -> Comparison:
@@ -60,7 +61,9 @@ def compare(
     ``framework`` and ``arch`` are names or lists of names, by default all there are. ``runs``
     repeats each with seeds ``seed``, ``seed`` + 1, ... With ``results_dir`` models, records and
     charts are written there, and ``resume`` does only the runs that are missing. A run that fails
-    or takes longer than ``timeout`` seconds is among the comparison's ``failures``.
+    or takes longer than ``timeout`` seconds is among the comparison's ``failures``. With
+    ``quiet_machine`` each run waits, up to 5 minutes, until others take no more than 5% of the
+    cores; one during which they took more is repeated once.
     """
     frameworks, archs = resolve_frameworks(framework), resolve_archs(arch)
     folder = results_folder(results_dir, resume=resume)
@@ -89,6 +92,7 @@ def compare(
         {"frameworks": frameworks, "archs": archs, "runs": runs},
         folder=folder,
         timeout=timeout,
+        quiet_machine=quiet_machine,
         resume=resume,
         progress=progress,
     )
@@ -115,6 +119,7 @@ def sweep_batch(
     limit: int | None = None,
     results_dir: PathLike | None = None,
     timeout: float | None = None,
+    quiet_machine: bool = False,
     resume: bool = False,
     progress: bool = True,
 ) -> Comparison:
@@ -149,6 +154,7 @@ def sweep_batch(
         | {"batch_sizes": checked_batch_sizes(batch_sizes), "lr_scaling": lr_scaling},
         folder=folder,
         timeout=timeout,
+        quiet_machine=quiet_machine,
         resume=resume,
         progress=progress,
     )
@@ -161,6 +167,7 @@ def _run_experiment(
     *,
     folder: Path | None,
     timeout: float | None,
+    quiet_machine: bool,
     resume: bool,
     progress: bool,
 ) -> Comparison:
@@ -181,6 +188,7 @@ def _run_experiment(
             observer=observer,
             resume=resume,
             timeout_seconds=timeout,
+            quiet_machine=quiet_machine,
         )
     if folder is None:
         return Comparison(document)

@@ -26,6 +26,7 @@ def compare(
     limit: options.Limit = None,
     results_dir: options.ResultsDir = RESULTS,
     timeout: options.Timeout = None,
+    quiet_machine: options.QuietMachine = False,
     resume: options.ResumeRuns = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -51,6 +52,7 @@ def compare(
         limit=limit,
         results_dir=results_dir,
         timeout=timeout,
+        quiet_machine=quiet_machine,
         resume=resume,
     )
     finish_experiment(comparison, results_dir, as_json=as_json)

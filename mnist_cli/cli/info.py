@@ -1,4 +1,4 @@
-"""`mnist info`: versions, devices, threads and data."""
+"""`mnist info`: versions, the machine and what it is doing, threads and data."""
 
 from __future__ import annotations
 
@@ -9,15 +9,29 @@ _PACKAGES = ("numpy", "torch", "tensorflow", "keras", "scikit-learn", "matplotli
 
 
 def info(as_json: options.AsJson = False) -> None:
-    """Show versions, devices, threads and data."""
+    """Show versions, the machine and what it is doing, threads and data."""
+    from dataclasses import asdict
+
+    import numpy  # noqa: F401  # loads its BLAS, which then tells its kernels
+
     from mnist_cli import adapters
+    from mnist_cli.conditions import observe
     from mnist_cli.data.registry import DATASETS
-    from mnist_cli.records import available_cores, describe_machine, version_of
+    from mnist_cli.machine import (
+        available_cores,
+        blas_kernels,
+        describe_machine,
+        gpu_state,
+        version_of,
+    )
     from mnist_cli.reporting import console
 
     document = {
         **describe_machine(),
+        "blas_kernels": blas_kernels(),
         "threads": available_cores(),
+        "conditions": asdict(observe()),
+        "gpu": gpu_state(),
         "frameworks": list(adapters.names()),
         "versions": {name: version_of(name) for name in _PACKAGES},
         "datasets": list(DATASETS),

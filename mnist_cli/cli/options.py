@@ -147,5 +147,13 @@ Runs = Annotated[int, typer.Option(help="Repeats of each, with seeds seed, seed+
 Timeout = Annotated[
     float | None, typer.Option(help="Seconds after which a run is stopped.", show_default="none")
 ]
+QuietMachine = Annotated[
+    bool,
+    typer.Option(
+        "--quiet-machine",
+        help="Wait before each run until others take little of the machine; repeat a run once "
+        "that they disturbed.",
+    ),
+]
 ResumeRuns = Annotated[bool, typer.Option("--resume", help="Do only the runs that are missing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]

@@ -32,12 +32,12 @@ def print_json(document: Any) -> None:
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """Print table and verdicts of a comparison or sweep."""
+    """Print table, warnings and verdicts of a comparison or sweep."""
     from mnist_cli.reporting import console
 
     out = console.stdout()
     out.print(console.experiment_table(comparison.document))
-    for line in comparison.verdicts():
+    for line in [*comparison.warnings(), *comparison.verdicts()]:
         # A terminal wraps lines between words; a file or a pipe gets whole lines.
         out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
 
@@ -46,6 +46,8 @@ def finish_experiment(comparison: Comparison, results_dir: Path, *, as_json: boo
     """Print a comparison or sweep and its files; exit with 1 if a run failed."""
     if as_json:
         print_json(comparison.to_json())
+        for line in comparison.warnings():
+            say(line)
     else:
         show_comparison(comparison)
         say_written(*comparison.files)

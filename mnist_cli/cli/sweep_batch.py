@@ -40,6 +40,7 @@ def sweep_batch(
     limit: options.Limit = None,
     results_dir: options.ResultsDir = RESULTS,
     timeout: options.Timeout = None,
+    quiet_machine: options.QuietMachine = False,
     resume: options.ResumeRuns = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -65,6 +66,7 @@ def sweep_batch(
         limit=limit,
         results_dir=results_dir,
         timeout=timeout,
+        quiet_machine=quiet_machine,
         resume=resume,
     )
     finish_experiment(comparison, results_dir, as_json=as_json)

@@ -11,7 +11,8 @@ from typing import Any
 from mnist_cli.errors import RecordError
 from mnist_cli.experiments import statistics
 from mnist_cli.experiments.plan import job_key
-from mnist_cli.records import SCHEMA_VERSION, RunRecord, describe_machine
+from mnist_cli.machine import describe_machine
+from mnist_cli.records import SCHEMA_VERSION, RunRecord
 from mnist_cli.runners.base import TrainJob
 
 

@@ -15,8 +15,11 @@ from mnist_cli.data.registry import load_dataset
 from mnist_cli.data.split import training_count
 from mnist_cli.errors import DivergedError, FrameworkError, OutputError, RecordError
 from mnist_cli.experiments.document import build_document, load_document, records_of
+from mnist_cli.experiments.machine_warnings import library_limits
 from mnist_cli.experiments.plan import Key, job_key, job_label
-from mnist_cli.records import RunRecord, describe_machine, require_writable, write_json
+from mnist_cli.experiments.quiet import run_quietly
+from mnist_cli.machine import describe_machine
+from mnist_cli.records import RunRecord, require_writable, write_json
 from mnist_cli.runners import process
 from mnist_cli.runners.base import TrainJob
 from mnist_cli.training import recipe
@@ -49,18 +52,23 @@ def run_jobs(
     observer: Observer,
     resume: bool = False,
     timeout_seconds: float | None = None,
+    quiet_machine: bool = False,
 ) -> dict[str, Any]:
     """Execute the jobs one at a time and return the document, also written to ``path`` if given.
 
     After each run the document so far is written to a ``.partial.json`` file beside ``path``; with
-    ``resume`` the runs found there are not repeated. A run whose framework is missing, crashes,
-    hangs or diverges becomes a failure and the others go on; any other error would occur in every
-    run, and is raised. Raises `RecordError` if the experiment to resume had other ``settings``, and
-    `OutputError` if another experiment is running in the folder.
+    ``resume`` the runs found there are not repeated. With ``quiet_machine`` a run is executed as
+    `quiet.run_quietly` says. A run whose framework is missing, crashes, hangs or diverges becomes a
+    failure and the others go on; any other error would occur in every run, and is raised. Raises
+    `RecordError` if the experiment to resume had other ``settings``, and `OutputError` if another
+    experiment is running in the folder.
     """
     data_sha256 = _require_possible(jobs)
+    measure = functools.partial(
+        _measure, observer=observer, timeout_seconds=timeout_seconds, quiet_machine=quiet_machine
+    )
     execute = functools.partial(
-        _execute, jobs, settings=settings, observer=observer, timeout_seconds=timeout_seconds
+        _execute, jobs, settings=settings, observer=observer, measure=measure
     )
     if path is None:
         return execute({}, save=lambda _: None)
@@ -90,11 +98,12 @@ def _execute(
     *,
     settings: Mapping[str, Any],
     observer: Observer,
-    timeout_seconds: float | None,
+    measure: Callable[[TrainJob], RunRecord],
     save: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """Execute the jobs that are not ``finished``; ``save`` gets the document after each run."""
     failures: list[dict[str, Any]] = []
+    limits: set[str] = set()
     document = build_document(jobs, finished, failures, settings)
     save(document)
     for job in jobs:
@@ -103,8 +112,7 @@ def _execute(
         failure = ""
         if record is None:
             try:
-                result = process.run(job, observer.on_event, timeout_seconds=timeout_seconds)
-                record = finished[job_key(job)] = RunRecord.from_json(result)
+                record = finished[job_key(job)] = measure(job)
             except (FrameworkError, DivergedError) as error:
                 failure = str(error)
                 names = ("framework", "arch", "batch_size", "seed")
@@ -113,7 +121,25 @@ def _execute(
             document = build_document(jobs, finished, failures, settings)
             save(document)
         observer.finish_run(record, failure=failure)
+        for text in library_limits([record] if record else []):
+            if text not in limits:
+                limits.add(text)
+                observer.note(f"Warning: {text}.")
     return document
+
+
+def _measure(
+    job: TrainJob, *, observer: Observer, timeout_seconds: float | None, quiet_machine: bool
+) -> RunRecord:
+    """Execute a job and return its record."""
+
+    def execute() -> RunRecord:
+        result = process.run(job, observer.on_event, timeout_seconds=timeout_seconds)
+        return RunRecord.from_json(result)
+
+    if quiet_machine:
+        return run_quietly(execute, observer, uses_gpu=job.device != "cpu")
+    return execute()
 
 
 def _require_possible(jobs: Sequence[TrainJob]) -> str:

@@ -76,7 +76,7 @@ def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     interval. ``accuracy_points`` is first minus second in percentage points of test accuracy.
     ``mcnemar`` has, for each seed, the number of images that only one of the two got wrong and the
     p-value. ``faster`` and ``more_accurate`` name the significantly better one, or are None; see
-    `_is_significant`.
+    `_is_significant`. ``devices`` are those of the two; neither is faster if only one is a CPU.
     """
     rows = []
     for arch, first, second in _pairs(runs, lambda run: run.arch, lambda run: run.framework):
@@ -90,6 +90,8 @@ def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
         tests = [_mcnemar(one, other) for one, other in pairs]
         is_significant = _is_significant(points, tests)
         names = (first[0].framework, second[0].framework)
+        devices = [str(runs[0].environment.get("device", "cpu")) for runs in (first, second)]
+        is_faster = _excludes(speed, 1) and same_device(devices)
         rows.append(
             {
                 "arch": arch,
@@ -97,13 +99,19 @@ def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
                 "second": names[1],
                 "n": len(pairs),
                 "speed_ratio": speed,
-                "faster": _winner(names, speed["ratio"] - 1, significant=_excludes(speed, 1)),
+                "devices": devices,
+                "faster": _winner(names, speed["ratio"] - 1, significant=is_faster),
                 "accuracy_points": points,
                 "mcnemar": tests,
                 "more_accurate": _winner(names, points["mean"], significant=is_significant),
             }
         )
     return rows
+
+
+def same_device(devices: Iterable[str]) -> bool:
+    """Return whether devices are all CPUs or all GPUs; frameworks name one GPU differently."""
+    return len({device == "cpu" for device in devices}) < 2
 
 
 def compare_architectures(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:

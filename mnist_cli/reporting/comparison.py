@@ -10,7 +10,7 @@ from mnist_cli.experiments.document import records_of
 from mnist_cli.experiments.plan import COMPARISON, SWEEP
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.notebook import Chart, chart
-from mnist_cli.reporting.tables import as_markdown_table, caption, is_sweep
+from mnist_cli.reporting.tables import as_markdown_table, caption, is_sweep, warning_lines
 from mnist_cli.reporting.verdicts import verdicts
 
 
@@ -53,6 +53,10 @@ class Comparison:
         """Return a sentence for each pair of frameworks, and for each CNN against its MLP."""
         return verdicts(self.document)
 
+    def warnings(self) -> list[str]:
+        """Return a line for each way in which the machine spoilt the runs."""
+        return warning_lines(self.document)
+
     def plot(self) -> Chart:
         """Draw the main chart. Raises `UsageError` if no run has finished."""
         from mnist_cli.reporting.results import CHARTS
@@ -65,8 +69,9 @@ class Comparison:
         return self.document
 
     def __repr__(self) -> str:
-        """Return caption, table and verdicts as text."""
-        return "\n".join([caption(self.document), "", self.table(), "", *self.verdicts()])
+        """Return caption, table, warnings and verdicts as text."""
+        lines = [*self.warnings(), *self.verdicts()]
+        return "\n".join([caption(self.document), "", self.table(), "", *lines])
 
     def _repr_html_(self) -> str:
         from mnist_cli.reporting.page import document_html

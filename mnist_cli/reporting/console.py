@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,6 +29,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from mnist_cli.arrays import IMAGE_SIZE, Array
+from mnist_cli.experiments.machine_warnings import machine_warnings
 from mnist_cli.names import framework_name, model_name
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting import tables
@@ -229,6 +231,7 @@ def history_table(record: RunRecord) -> Table:
             else ""
         )
         + f"Peak memory {record.peak_rss_mib:,.0f} MiB."
+        + "".join(f"\nWarning: {escape(text)}." for text in machine_warnings([record]))
     )
     return table
 
@@ -269,18 +272,38 @@ def info_table(info: Mapping[str, Any]) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in info.items():
-        if isinstance(value, Mapping):  # of versions
-            text = "\n".join(f"{key}: {item or 'not installed'}" for key, item in value.items())
-        else:
-            text = _plain(value)
-        table.add_row(name.replace("_", " "), text)
+        table.add_row(name.replace("_", " "), _INFO_TEXTS.get(name, _plain)(value))
     return table
 
 
+def _versions(versions: Mapping[str, str | None]) -> str:
+    return "\n".join(f"{name}: {version or 'not installed'}" for name, version in versions.items())
+
+
+def _conditions(figures: Mapping[str, float | None]) -> str:
+    """Return what the system tells, a line each, shares in percent."""
+    told = {
+        name.replace("_", " "): f"{value:.0%}" if name.endswith("_share") else f"{value:,.4g}"
+        for name, value in figures.items()
+        if value is not None
+    }
+    return "\n".join(f"{name}: {text}" for name, text in told.items())
+
+
 def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = [f"{name}: {item}" for name, item in value.items()]
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return "unknown" if value is None else str(value)
+
+
+_INFO_TEXTS: Mapping[str, Callable[[Any], str]] = {
+    "versions": _versions,
+    "conditions": _conditions,
+    "cpu_quota": lambda cores: "none" if cores is None else f"{cores:g} cores",
+    "gpu": lambda state: "none" if state is None else _conditions(state),
+}
 
 
 def _table(title: str, columns: Sequence[str], left: int = 0) -> Table:

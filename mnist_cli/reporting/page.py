@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mnist_cli.experiments.plan import COMPARISON, SWEEP
 from mnist_cli.names import model_name
-from mnist_cli.reporting.tables import Document, caption, table
+from mnist_cli.reporting.tables import Document, caption, table, warning_lines
 from mnist_cli.reporting.verdicts import verdicts
 
 _TITLES = {
@@ -37,8 +37,10 @@ def render_page(documents: Mapping[str, Document], charts: Sequence[tuple[Path, 
 
 
 def document_html(document: Document) -> str:
-    """Return caption, table, verdicts and failures of a document as HTML."""
-    parts = [f"<p>{html.escape(caption(document))}</p>", table_html(*table(document))]
+    """Return caption, warnings, table, verdicts and failures of a document as HTML."""
+    parts = [f"<p>{html.escape(caption(document))}</p>"]
+    parts += [f"<p><strong>{html.escape(line)}</strong></p>" for line in warning_lines(document)]
+    parts.append(table_html(*table(document)))
     if lines := verdicts(document):
         parts += ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in lines), "</ul>"]
     for failure in document["failures"]:

@@ -7,6 +7,8 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from mnist_cli.experiments.document import records_of
+from mnist_cli.experiments.machine_warnings import machine_warnings
 from mnist_cli.names import dataset_name, framework_name, network_name, plural
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.verdicts import verdicts
@@ -85,6 +87,11 @@ def caption(document: Document) -> str:
     return ", ".join(parts) + ("; mean ± 95% interval (Student's t)." if runs > 1 else ".")
 
 
+def warning_lines(document: Document) -> list[str]:
+    """Return a line for each way in which the machine spoilt the runs of a document."""
+    return [f"Warning: {text}." for text in machine_warnings(records_of(document))]
+
+
 def history_table(record: RunRecord) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of one run's history as text, a row per epoch."""
     header = ["epoch", "train loss", "validation loss", "validation accuracy", "test accuracy"]
@@ -117,8 +124,8 @@ def as_markdown_table(document: Document) -> str:
 
 
 def as_markdown(document: Document) -> str:
-    """Return caption, table and verdicts in Markdown."""
-    bullets = [f"- {line}" for line in verdicts(document)]
+    """Return caption, table, warnings and verdicts in Markdown."""
+    bullets = [f"- {line}" for line in [*warning_lines(document), *verdicts(document)]]
     parts = [caption(document), as_markdown_table(document)]
     return "\n\n".join([*parts, *(["\n".join(bullets)] if bullets else [])]) + "\n"
 

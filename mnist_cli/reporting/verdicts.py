@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mnist_cli.experiments.statistics import same_device
 from mnist_cli.names import framework_name, network_name
 
 
@@ -27,7 +28,7 @@ def _frameworks_verdict(row: Mapping[str, Any]) -> str:
     details = [*_points_interval(row["accuracy_points"]), f"McNemar's p {p}"]
     return (
         f"{network_name(row['arch'])}: {first} is {_ratio(row['speed_ratio'])} as fast as {second}"
-        f"{_verdict(row, 'faster')}. "
+        f"{_speed_verdict(row)}. "
         f"Test accuracy differs by {_points(row)} pp ({'; '.join(details)})"
         f"{_verdict(row, 'more_accurate')}."
     )
@@ -45,6 +46,7 @@ def _reversed(row: Mapping[str, Any]) -> dict[str, Any]:
         **row,
         "first": row["second"],
         "second": row["first"],
+        "devices": row.get("devices", [])[::-1],
         "speed_ratio": {**speed, **inverted},
         "accuracy_points": {**points, "mean": -points["mean"]},
     }
@@ -60,6 +62,13 @@ def _networks_verdict(row: Mapping[str, Any]) -> str:
         f"{more} accurate than the MLP{interval}, at {_ratio(row['seconds_ratio'])} the training "
         f"time and {row['parameters_ratio']:.1f}x the parameters."
     )
+
+
+def _speed_verdict(row: Mapping[str, Any]) -> str:
+    devices = row.get("devices", [])  # not in older documents
+    if not same_device(devices):
+        return f": no verdict, because they ran on different devices ({' and '.join(devices)})"
+    return _verdict(row, "faster")
 
 
 def _verdict(row: Mapping[str, Any], what: str) -> str:

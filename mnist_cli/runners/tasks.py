@@ -47,7 +47,8 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     started = time.perf_counter()
     from pathlib import Path
 
-    from mnist_cli import records
+    from mnist_cli import machine, records
+    from mnist_cli.conditions import conditions_since, read_counters
     from mnist_cli.networks import spec
     from mnist_cli.training import evaluation, loop
 
@@ -56,14 +57,17 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
     environment = {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        **records.describe_machine(),
+        **machine.describe_machine(),
+        "blas_kernels": machine.blas_kernels(),
         "threads": job.threads,
         **adapter.environment(),
     }
     path = Path(job.checkpoint) if job.checkpoint else None
     start = _initial_state(job, dataset, len(data.train.labels), environment, path, emit)
     emit({"event": "phase", "name": "warming up"})
+    before = read_counters()
     fit = loop.fit(classifier, data, start, path=path, emit=emit)
+    conditions = conditions_since(before, on_gpu=environment["device"] != "cpu")
 
     last, kept = fit.history[-1], fit.history[fit.model_epoch - 1]
     record = records.RunRecord(
@@ -85,10 +89,11 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         wall_seconds=time.perf_counter() - started,
         images_per_second=_throughput(fit.history),
         time_to_accuracy=records.time_to_accuracy(fit.history),
-        peak_rss_mib=records.peak_rss_mib(),
+        peak_rss_mib=machine.peak_rss_mib(),
         checkpoint=job.checkpoint,
         started_from=job.started_from,
         environment=environment | {"data_sha256": dataset.sha256},
+        conditions=conditions,
     )
     if path is not None:  # after the record, whose figures are of the training alone
         emit({"event": "phase", "name": "calibrating"})

@@ -23,7 +23,7 @@ from typing import Any
 from throughput import BATCH_SIZE, plain_environment, torch_model, torchvision_loader
 
 from mnist_cli.config import ModelSpec, TrainConfig
-from mnist_cli.records import available_cores
+from mnist_cli.machine import available_cores
 from mnist_cli.runners import process
 from mnist_cli.runners.base import TrainJob
 

@@ -187,6 +187,28 @@ def test_info_names_versions_devices_threads_and_data(mnist: Mnist) -> None:
     assert "numpy" in mnist("info").stdout
 
 
+def test_info_says_what_the_machine_is_and_does() -> None:
+    screen = Console(width=100)
+    document = {
+        "cpu_quota": 1.5,
+        "variables": {"OPENBLAS_CORETYPE": "Haswell"},
+        "blas_kernels": {},
+        "conditions": {"others_share": 0.43, "clock_mhz": 2596.1, "gpu_clock_mhz": None},
+        "gpu": {"clock_mhz": 1410.0, "busy_share": 0.25, "processes": 2},
+    }
+    with screen.capture() as shown:
+        screen.print(console.info_table(document))
+    for line in ("cpu quota 1.5 cores", "OPENBLAS_CORETYPE: Haswell", "blas kernels none"):
+        assert line in " ".join(shown.get().split())
+    assert "others share: 43%\n" in re.sub(r" +(?=\n)", "", shown.get())
+    assert "clock mhz: 2,596" in shown.get()
+    assert "busy share: 25%" in shown.get()
+    assert "gpu clock" not in shown.get()
+    with screen.capture() as shown:
+        screen.print(console.info_table({"cpu_quota": None, "gpu": None}))
+    assert shown.get().split() == ["cpu", "quota", "none", "gpu", "none"]
+
+
 def test_info_says_what_is_not_installed() -> None:
     screen = Console()
     with screen.capture() as shown:

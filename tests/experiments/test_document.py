@@ -16,7 +16,8 @@ from mnist_cli.errors import RecordError
 from mnist_cli.experiments import statistics
 from mnist_cli.experiments.document import build_document, load_document, records_of
 from mnist_cli.experiments.plan import job_key, plan_jobs
-from mnist_cli.records import RunRecord, describe_machine, write_json
+from mnist_cli.machine import describe_machine
+from mnist_cli.records import RunRecord, write_json
 from mnist_cli.runners.base import TrainJob
 
 

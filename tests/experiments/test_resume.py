@@ -23,7 +23,9 @@ from mnist_cli.experiments.document import load_document
 Mnist = Callable[..., Outcome]
 Start = Callable[..., subprocess.Popen[str]]
 # What differs from one measurement to the next; all else must be equal.
-MEASURED = re.compile(r"seconds|per_second|peak_rss|created|time_to_accuracy|speed|faster")
+MEASURED = re.compile(
+    r"seconds|per_second|peak_rss|created|time_to_accuracy|speed|faster|conditions"
+)
 
 
 def _without_measurements(value: Any) -> Any:

@@ -234,7 +234,7 @@ def test_the_parent_of_a_comparison_is_small_and_loads_no_framework(quick: list[
         "finally:\n"
         "    heavy = {'torch', 'tensorflow', 'keras', 'torchvision', 'sklearn', 'pandas'}\n"
         "    print(heavy & set(sys.modules))\n"
-        "    from mnist_cli.records import peak_rss_mib\n"
+        "    from mnist_cli.machine import peak_rss_mib\n"
         "    assert peak_rss_mib() <= 200, peak_rss_mib()\n"
     )
     mnist_itself = ["--dataset", "mnist", "--limit", "1000"]

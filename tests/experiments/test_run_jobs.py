@@ -28,7 +28,8 @@ from mnist_cli.errors import (
 from mnist_cli.experiments import run
 from mnist_cli.experiments.document import load_document, records_of
 from mnist_cli.experiments.plan import job_key, plan_jobs
-from mnist_cli.records import RunRecord, describe_machine
+from mnist_cli.machine import describe_machine
+from mnist_cli.records import RunRecord
 from mnist_cli.runners.base import TrainJob
 
 SETTINGS = {"frameworks": ["fake"], "runs": 2, "learning_rate": 0.1, "activation": "relu"}
@@ -182,6 +183,31 @@ def test_without_a_path_nothing_is_written(
 def test_the_timeout_is_that_of_each_run(compare: Callable[..., Any], execute: Runner) -> None:
     compare(timeout_seconds=60)
     assert execute.timeouts == [60] * 4
+
+
+def test_a_variable_that_limits_a_framework_is_told_once_after_its_first_run(
+    compare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = ["NumPy is limited to Haswell kernels by OPENBLAS_CORETYPE"]
+    monkeypatch.setattr(run, "library_limits", lambda records: told if records else [])
+    _, observer = compare()
+    assert observer.notes == ["Warning: NumPy is limited to Haswell kernels by OPENBLAS_CORETYPE."]
+
+
+@pytest.mark.parametrize("quiet_machine", [True, False])
+def test_runs_are_quiet_ones_if_asked_for(
+    compare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, quiet_machine: bool
+) -> None:
+    quiet = []
+
+    def run_quietly(execute: Callable[[], RunRecord], _: Any, *, uses_gpu: bool) -> RunRecord:
+        quiet.append(uses_gpu)
+        return execute()
+
+    monkeypatch.setattr(run, "run_quietly", run_quietly)
+    document, _ = compare(quiet_machine=quiet_machine)
+    assert len(document["runs"]) == 4
+    assert quiet == [True] * 4 * quiet_machine  # "auto" may be a GPU
 
 
 @pytest.mark.parametrize("error", [FrameworkError("it broke"), DivergedError("it broke")])

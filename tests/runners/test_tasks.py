@@ -15,6 +15,7 @@ import pytest
 from idx_files import real_digits
 
 from mnist_cli import adapters
+from mnist_cli.conditions import Conditions
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.data import registry
 from mnist_cli.data.registry import load_dataset
@@ -77,6 +78,31 @@ def test_a_record_names_every_setting_of_its_run(
     assert environment["cpu"]
     today = datetime.now(timezone.utc).date()
     assert abs((today - datetime.fromisoformat(environment["date"]).date()).days) <= 1  # midnight
+
+
+def test_a_record_says_what_the_machine_did_and_which_kernels_blas_used(
+    train: Callable[..., RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def fit(*arguments: Any, **options: Any) -> Fit:
+        order.append("fit")
+        return fitted(*arguments, **options)
+
+    def conditions_since(before: object, *, on_gpu: bool) -> Conditions:
+        order.append(f"{before}, after, on a GPU: {on_gpu}")
+        return Conditions(9.5, others_share=0.25)
+
+    fitted = loop.fit
+    monkeypatch.setattr(loop, "fit", fit)
+    monkeypatch.setattr("mnist_cli.conditions.read_counters", lambda: "before")
+    monkeypatch.setattr("mnist_cli.conditions.conditions_since", conditions_since)
+    monkeypatch.setattr("mnist_cli.machine.blas_kernels", lambda: {"openblas": "Zen"})
+    record = train()
+    assert order == ["fit", "before, after, on a GPU: False"]
+    assert record.conditions == Conditions(9.5, others_share=0.25)
+    assert record.environment["blas_kernels"] == {"openblas": "Zen"}
+    assert {"cpu_quota", "cpu_isa", "onednn_isa", "variables"} <= record.environment.keys()
 
 
 def test_a_record_has_the_figures_of_the_kept_epoch_and_the_seconds_of_all(

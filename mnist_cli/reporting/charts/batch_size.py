@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mnist_cli.records import RunRecord
-from mnist_cli.reporting.charts.captions import dataset_names, facts, failed_models, model_names
+from mnist_cli.reporting.charts.captions import (
+    dataset_names,
+    facts,
+    failed_models,
+    model_names,
+    spoilt_by,
+)
 from mnist_cli.reporting.charts.panels import (
     WHISKERS,
     draw_by_number,
@@ -60,4 +66,5 @@ def draw(
         "lines: mean of runs (time to 98%: of runs that reached it)",
         WHISKERS,
     ] * (len(records) > len(points))
-    save(figure, path, [*facts(records, notes), *failed_models(failures)])
+    caption = [*facts(records, notes), *failed_models(failures), *spoilt_by(records)]
+    save(figure, path, caption)

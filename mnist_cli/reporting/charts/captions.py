@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mnist_cli.experiments.machine_warnings import machine_warnings
 from mnist_cli.names import dataset_name, model_name, plural
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.charts.style import Cell, network_of
@@ -66,6 +67,11 @@ def facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
         *(str(run.environment.get("date", "")) for run in records),
     ]
     return [fact for fact in dict.fromkeys(facts) if fact]
+
+
+def spoilt_by(records: Sequence[RunRecord]) -> list[str]:
+    """Return a warning for each way in which the machine spoilt the runs."""
+    return [f"warning: {text}" for text in machine_warnings(records)]
 
 
 def run_count(points: Counter[Any]) -> str:

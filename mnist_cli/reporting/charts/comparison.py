@@ -14,6 +14,7 @@ from mnist_cli.reporting.charts.captions import (
     facts,
     failed_models,
     model_names,
+    spoilt_by,
     three_digits,
 )
 from mnist_cli.reporting.charts.panels import (
@@ -80,7 +81,8 @@ def draw(
     label_panel(memory, "Peak memory of the process", "peak memory, MiB")
     _bars(memory, cells, "peak_rss_mib", "MiB")
     notes = ["lines and bars: mean of runs; white dots: single runs"] * several
-    save(figure, path, [*facts(records, notes), *failed_models(failures)])
+    caption = [*facts(records, notes), *failed_models(failures), *spoilt_by(records)]
+    save(figure, path, caption)
 
 
 def _final_accuracies(panel: Axes, cells: Sequence[Cell]) -> None:

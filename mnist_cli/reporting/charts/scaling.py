@@ -9,7 +9,13 @@ from pathlib import Path
 
 from mnist_cli.names import plural
 from mnist_cli.records import RunRecord
-from mnist_cli.reporting.charts.captions import dataset_names, facts, model_names, run_count
+from mnist_cli.reporting.charts.captions import (
+    dataset_names,
+    facts,
+    model_names,
+    run_count,
+    spoilt_by,
+)
 from mnist_cli.reporting.charts.panels import (
     WHISKERS,
     draw_by_number,
@@ -58,5 +64,6 @@ def draw(groups: Mapping[str, Sequence[RunRecord]], path: Path) -> None:
         *["lines: mean of runs", WHISKERS] * (max(points.values()) > 1),
         f"where not varied: {data}, {rate}, {plural(number_of(usual, 'threads'), 'thread')}",
         *others,
+        *spoilt_by(records),
     ]
     save(figure, path, caption)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mnist_cli.names import dataset_name, plural
 from mnist_cli.records import RunRecord
-from mnist_cli.reporting.charts.captions import facts, three_digits
+from mnist_cli.reporting.charts.captions import facts, spoilt_by, three_digits
 from mnist_cli.reporting.charts.panels import draw_curve, fit_accuracy_scale, fit_scale, label_panel
 from mnist_cli.reporting.charts.style import FAINT, HOLLOW, group_by_cell, new_figure, save
 
@@ -35,4 +35,4 @@ def draw(record: RunRecord, path: Path) -> None:
     fit_accuracy_scale(accuracy.yaxis)
     speed = f"trained in {three_digits(record.train_seconds)} s"
     images = f"{record.images_per_second:,.0f} images/s"
-    save(figure, path, [*facts([record]), speed, images])
+    save(figure, path, [*facts([record]), speed, images, *spoilt_by([record])])
