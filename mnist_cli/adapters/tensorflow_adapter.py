@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK, smoothed_targets
 from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
@@ -24,6 +23,14 @@ from mnist_cli.networks.spec import (
     layers,
     parameter_layers,
 )
+
+# TensorFlow Lite imports JAX where it is installed: a second and 120 MiB that TensorFlow needs not.
+sys.modules.setdefault("jax", None)  # type: ignore[arg-type]
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+if sys.modules["jax"] is None:
+    del sys.modules["jax"]
 
 _PREDICT_BATCH = 250  # a larger one takes more memory and saves little time
 # On a CPU a batch is split, one split per thread: threads then synchronise once per step instead of
