@@ -319,8 +319,8 @@ def jitted_segment(arch: str, threads: int) -> Segment:
         return -jnp.take_along_axis(jax.nn.log_softmax(inputs), targets[:, None], 1).mean()
 
     @jax.jit
-    def step(weights: Any, velocities: Any, inputs: Any, targets: Any) -> Any:
-        gradients = jax.grad(loss)(weights, inputs, targets)
+    def step(weights: Any, velocities: Any, images: Any, labels: Any, batch: Any) -> Any:
+        gradients = jax.grad(loss)(weights, images[batch], labels[batch])
         gradients = jax.tree.map(lambda g, w: g + 5e-4 * w, gradients, weights)
         velocities = jax.tree.map(lambda v, g: 0.9 * v + g, velocities, gradients)
         moved = jax.tree.map(
@@ -332,7 +332,7 @@ def jitted_segment(arch: str, threads: int) -> Segment:
         nonlocal weights, velocities
         order = rng.permutation(len(images))[: SEGMENT_IMAGES[arch]]
         for batch in order.reshape(-1, BATCH_SIZE):
-            weights, velocities = step(weights, velocities, images[batch], labels[batch])
+            weights, velocities = step(weights, velocities, images, labels, batch)
         jax.block_until_ready(weights)
 
     return segment
