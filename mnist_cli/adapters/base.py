@@ -35,15 +35,15 @@ def smoothed_targets(config: TrainConfig) -> Array:
     return targets
 
 
-def compiled_chunks(steps: int, *, length: int = STEPS_PER_CHUNK) -> Iterator[list[slice]]:
-    """Yield the calls of each chunk of ``steps`` steps: one of ``length`` steps, or several of one.
+def compiled_chunks(steps: int) -> Iterator[list[slice]]:
+    """Yield the steps of each chunk as slices: one slice for a whole chunk, else one for each step.
 
-    Thus programs for two lengths are enough, and the warm-up compiles both, whatever is left over
-    at the end of an epoch.
+    Thus two programs are enough, and the warm-up compiles both, whatever is left over at the end of
+    an epoch.
     """
     for start in range(0, steps, STEPS_PER_CHUNK):
         stop = min(start + STEPS_PER_CHUNK, steps)
-        size = length if stop - start == length else 1
+        size = STEPS_PER_CHUNK if stop - start == STEPS_PER_CHUNK else 1
         yield [slice(first, first + size) for first in range(start, stop, size)]
 
 
