@@ -1,4 +1,4 @@
-"""TensorFlow's steps compiled by XLA, as on a GPU, and its devices; each in a process of its own."""
+"""TensorFlow compiled by XLA, as on a GPU, and its devices; each in a process of its own."""
 
 from __future__ import annotations
 
