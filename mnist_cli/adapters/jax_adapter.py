@@ -139,11 +139,12 @@ class JaxClassifier:
     def __init__(self, spec: ModelSpec, config: TrainConfig, device: jax.Device) -> None:
         self.batch_size = config.batch_size
         self.network = layers(spec)
-        self.names = tuple(parameter_shapes(spec))
         self.channels = dict(_flattened_channels(spec))
         self.predict_batch = _PREDICT_BATCH.get(device.platform, _PREDICT_BATCH["gpu"])
         self.weights: Parameters = {}
-        self.velocities: Parameters = {}
+        self.velocities: Parameters = {
+            name: jnp.zeros(shape) for name, shape in parameter_shapes(spec).items()
+        }
         self._resident: tuple[Array, jax.Array] | None = None
         self._train = self._compile_chunk(config)
         self._predict = jax.jit(
@@ -244,17 +245,17 @@ class JaxClassifier:
         self.velocities = self._import(velocities)
 
     def _export(self, parameters: Parameters) -> Weights:
-        arrays = ((name, np.asarray(parameters[name])) for name in self.names)
+        arrays = {name: np.asarray(array) for name, array in parameters.items()}
         return {
             name: _swapped(array, array.shape[-1] // self.channels.get(name, 1))
-            for name, array in arrays
+            for name, array in arrays.items()
         }
 
     def _import(self, weights: Weights) -> Parameters:
         # A copy: memory that JAX may use again must not be the caller's.
         return {
-            name: jnp.array(_swapped(weights[name], self.channels.get(name, 1)), copy=True)
-            for name in self.names
+            name: jnp.array(_swapped(array, self.channels.get(name, 1)), copy=True)
+            for name, array in weights.items()
         }
 
     def synchronize(self) -> None:
@@ -293,6 +294,8 @@ class JaxAdapter:
         refuse_mps(self.name, device)
         self._threads = self._threads or threads
         os.environ["NPROC"] = str(self._threads)  # XLA reads it when it starts
+        # Else the last line of what a crash prints, which is shown, is about tracebacks.
+        jax.config.update("jax_traceback_filtering", "off")  # type: ignore[no-untyped-call]
         if device == "cpu":
             # Else a GPU's memory is taken too.
             jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]

@@ -31,9 +31,7 @@ LABELS = RNG.integers(0, 10, 64)
 def built(arch: str = "mlp", config: TrainConfig = CONFIG) -> Any:
     spec = ModelSpec(arch)
     classifier = adapter.build(spec, config, device="cpu", threads=2)
-    weights = recipe.starting_weights(spec, 0)
-    classifier.import_weights(weights)
-    classifier.import_optimizer({name: np.zeros_like(array) for name, array in weights.items()})
+    classifier.import_weights(recipe.starting_weights(spec, 0))
     return classifier
 
 
