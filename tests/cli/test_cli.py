@@ -219,7 +219,7 @@ def test_info_says_what_is_not_installed() -> None:
         (["train", "--dataset", "cifar", "--framework", "fake"], "cifar"),
         (["train", "--no-such-option"], "See 'mnist train --help'."),
         (["compare", "--runs", "0"], "runs must be from 1 to 1000, not 0."),
-        (["compare", "--framework", "jax"], "Unknown framework 'jax'"),
+        (["compare", "--framework", "candle"], "Unknown framework 'candle'"),
         (["compare", "--arch", "rnn"], "Unknown architecture 'rnn'"),
         (["compare", "--dataset", "cifar", "--framework", "fake"], "cifar"),
         (["evaluate"], "See 'mnist evaluate --help'."),
