@@ -46,9 +46,12 @@ def _logits(
     ``weights`` are canonical, but for those of dense layers on flattened feature maps: see
     `JaxClassifier`.
     """
-    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
     # Full float32 on a GPU too: by default XLA takes TF32 there.
-    products = "tensorfloat32" if precision == "tf32" else "highest"
+    dtype, products = {
+        "float32": (jnp.float32, "highest"),
+        "tf32": (jnp.float32, "tensorfloat32"),
+        "bfloat16": (jnp.bfloat16, "default"),
+    }[precision]
     hidden = images.astype(dtype)
     for layer in network:
         match layer:

@@ -107,10 +107,11 @@ class RecordedSteps:
             return
 
         def work() -> None:
-            for step in range(count):
-                batch = self._order[step]
-                loss = self._take_step(self.images[batch], self.labels[batch], self._rates[step])
-                self._losses[step].copy_(loss)
+            losses = [
+                self._take_step(self.images[batch], self.labels[batch], rate)
+                for batch, rate in zip(self._order[:count], self._rates, strict=False)
+            ]
+            torch.stack(losses, out=self._losses[:count])
 
         before = [tensor.detach().clone() for tensor in state]
         try:
