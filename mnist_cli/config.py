@@ -9,9 +9,9 @@ from mnist_cli.errors import UsageError
 
 ARCHITECTURES = ("cnn", "mlp")
 ACTIVATIONS = ("relu", "sigmoid")
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 ROTATIONS = ("auto", "0", "90", "180", "270")  # degrees clockwise by which a picture is turned
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 LR_SCALINGS = ("none", "linear", "sqrt")
 
 
@@ -67,6 +67,7 @@ class TrainConfig:
     whose logit is always 0: the network's output is unchanged in form, and `evaluation.evidence`
     becomes the log odds that an image shows a digit. With ``precision`` bfloat16 a
     framework computes in mixed precision: layers in bfloat16; weights, loss and update in float32.
+    With tf32 the layers' products are computed in TF32, float32 with a mantissa of 10 bits.
     Raises `UsageError` for a number out of range.
     """
 

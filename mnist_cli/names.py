@@ -5,7 +5,12 @@ Options, files and JSON fields use the short names that one types: ``torch``, ``
 
 from __future__ import annotations
 
-_FRAMEWORKS = {"numpy": "NumPy", "tensorflow": "TensorFlow", "torch": "PyTorch"}
+_FRAMEWORKS = {
+    "jax": "JAX",
+    "numpy": "NumPy",
+    "tensorflow": "TensorFlow",
+    "torch": "PyTorch",
+}
 _NETWORKS = {"cnn": "CNN", "mlp": "MLP"}
 
 

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 
 from mnist_cli.adapters.base import Adapter
 from mnist_cli.config import require_choice
 from mnist_cli.errors import FrameworkError
+from mnist_cli.names import framework_name
 
 _GROUP = "mnist_cli.adapters"
+# Our adapters whose frameworks are optional: each is the name of its module and of our extra.
+_EXTRAS = ("jax",)
 
 
 def _entries() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=_GROUP)}
+    return {
+        entry.name: entry
+        for entry in entry_points(group=_GROUP)
+        if entry.name not in _EXTRAS or find_spec(entry.name)
+    }
+
+
+def _require_known(name: str, known: tuple[str, ...]) -> None:
+    if name in _EXTRAS and name not in known:
+        raise FrameworkError(
+            f"{framework_name(name)} is not installed. Install it into this environment: "
+            f"pip install 'mnist-cli[{name}]'"
+        )
+    require_choice("framework", name, known)
 
 
 ALIASES = {"pytorch": "torch", "keras": "tensorflow", "tf": "tensorflow"}
@@ -21,16 +38,17 @@ ALIASES = {"pytorch": "torch", "keras": "tensorflow", "tf": "tensorflow"}
 def resolve(name: str) -> str:
     """Return the name of the framework called ``name``, which may be one of `ALIASES`.
 
-    No framework is imported. Raises `UsageError` if there is none of that name.
+    No framework is imported. Raises `UsageError` if there is none of that name, `FrameworkError` if
+    it is an extra that is not installed.
     """
     known = names()
     name = name if name in known else ALIASES.get(name, name)
-    require_choice("framework", name, known)
+    _require_known(name, known)
     return name
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all frameworks with an adapter, installed or not, sorted."""
+    """Return the names of all frameworks with an adapter, sorted, without extras not installed."""
     return tuple(sorted(_entries()))
 
 
@@ -40,7 +58,7 @@ def load(name: str) -> Adapter:
     Raises `UsageError` for an unknown name, `FrameworkError` if the framework cannot be imported.
     """
     entries = _entries()
-    require_choice("framework", name, tuple(sorted(entries)))
+    _require_known(name, names())
     try:
         adapter: Adapter = entries[name].load()
     except Exception as error:  # a broken binary fails with whatever its loader raises

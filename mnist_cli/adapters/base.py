@@ -14,6 +14,8 @@ import numpy as np
 
 from mnist_cli.arrays import CLASSES, NO_DIGIT, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import FrameworkError
+from mnist_cli.names import framework_name
 
 # Losses are returned in chunks of this many steps: often enough for a live display, rarely enough
 # that the device need not be synchronised for every loss.
@@ -33,14 +35,45 @@ def smoothed_targets(config: TrainConfig) -> Array:
     return targets
 
 
+def compiled_chunks(steps: int) -> Iterator[list[slice]]:
+    """Yield the steps of each chunk as slices: one slice for a whole chunk, else one for each step.
+
+    Thus two programs are enough, and the warm-up compiles both, whatever is left over at the end of
+    an epoch.
+    """
+    for start in range(0, steps, STEPS_PER_CHUNK):
+        stop = min(start + STEPS_PER_CHUNK, steps)
+        size = STEPS_PER_CHUNK if stop - start == STEPS_PER_CHUNK else 1
+        yield [slice(first, first + size) for first in range(start, stop, size)]
+
+
+def require_precision(framework: str, config: TrainConfig, device: str) -> None:
+    """Raise `FrameworkError` for TF32 on another ``device`` than cuda."""
+    if config.precision == "tf32" and device != "cuda":
+        raise FrameworkError(
+            f"{framework_name(framework)} computes in tf32 on a CUDA device only, not on {device}. "
+            "Use --device cuda, or leave --precision out."
+        )
+
+
+def refuse_mps(framework: str, device: str) -> None:
+    """Raise `FrameworkError` if ``device`` is mps, which PyTorch alone computes on."""
+    if device == "mps":
+        raise FrameworkError(
+            f"{framework_name(framework)} does not compute on mps. "
+            "Use --device cpu or auto, or choose torch."
+        )
+
+
 class Classifier(Protocol):
     """One network in one framework, with its optimiser's state.
 
     Images are float32 (N, 28, 28), normalised by `recipe.normalize`; labels are int64 (N,), 0-9.
     With ``config.reject`` there is an eleventh class, 10, whose logit is always 0 and whose label
     is not smoothed.
-    An array of images that was trained on may be kept, on the device or by worker processes, and
-    must not be changed afterwards.
+    Arrays of images may be kept, on the device or by worker processes, and must not be changed
+    afterwards. A classifier may have an attribute ``note``: one line for the user on how it had to
+    compute, empty if there is nothing to say; it is shown after the warm-up.
     """
 
     def train_epoch(
@@ -94,9 +127,10 @@ class Adapter(Protocol):
     ) -> Classifier:
         """Return a network; its weights are undefined until `Classifier.import_weights`.
 
-        ``device`` is auto, cpu or cuda. With ``config.precision`` bfloat16 the steps are taken in
-        mixed precision: `Classifier.predict_logits` stays in float32, and so do the weights. Raises
-        `FrameworkError` for a device that is not there, or a precision it does not compute in.
+        ``device`` is auto, cpu, cuda or mps. With ``config.precision`` bfloat16 or tf32 the steps
+        are taken in mixed precision: `Classifier.predict_logits` stays in float32, and so do the
+        weights. Raises `FrameworkError` for a device that is not there, or a precision it does not
+        compute in.
         """
         ...
 

@@ -210,9 +210,9 @@ class NumpyAdapter:
         self, spec: ModelSpec, config: TrainConfig, *, device: str, threads: int
     ) -> NumpyClassifier:
         """See `base.Adapter.build`."""
-        if device == "cuda":
+        if device in ("cuda", "mps"):
             raise FrameworkError(
-                "NumPy computes on the processor only, not on cuda. "
+                f"NumPy computes on the processor only, not on {device}. "
                 "Use --device cpu or auto, or choose torch or tensorflow."
             )
         if config.precision != "float32":

@@ -1,16 +1,25 @@
-"""TensorFlow: a `keras.Model`, trained a chunk of steps at a time inside one `tf.function`."""
+"""TensorFlow: a `keras.Model`, trained a chunk of steps at a time inside one `tf.function`.
+
+On a GPU XLA compiles it.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from mnist_cli.adapters.base import STEPS_PER_CHUNK, smoothed_targets
+from mnist_cli.adapters.base import (
+    STEPS_PER_CHUNK,
+    compiled_chunks,
+    refuse_mps,
+    require_precision,
+    smoothed_targets,
+)
 from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
@@ -24,6 +33,14 @@ from mnist_cli.networks.spec import (
     layers,
     parameter_layers,
 )
+
+# TensorFlow Lite imports JAX where it is installed: a second and 120 MiB that TensorFlow needs not.
+sys.modules.setdefault("jax", None)  # type: ignore[arg-type]
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+if sys.modules["jax"] is None:
+    del sys.modules["jax"]
 
 _PREDICT_BATCH = 250  # a larger one takes more memory and saves little time
 # On a CPU a batch is split, one split per thread: threads then synchronise once per step instead of
@@ -49,7 +66,7 @@ def _keras_layer(layer: Layer, policy: str) -> Any:
 
 def build_model(spec: ModelSpec, precision: str = "float32") -> Any:
     """Return the network as a `keras.Model`, (N, 28, 28, 1) float32 -> (N, 10) float32 logits."""
-    policy = precision if precision == "float32" else f"mixed_{precision}"
+    policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 1))
     hidden = inputs
     for layer in layers(spec):
@@ -95,11 +112,17 @@ class TensorFlowClassifier:
     Keras' own SGD folds the learning rate into the velocity, which under a schedule is a different
     optimiser from the contract's; TensorFlow's momentum kernel does not.
 
-    Each batch is computed in ``splits`` of its images, in parallel; as many threads predict.
+    Each batch is computed in ``splits`` of its images, in parallel; as many threads predict. With
+    ``use_xla`` XLA compiles the steps, unless it cannot.
     """
 
-    def __init__(self, spec: ModelSpec, config: TrainConfig, *, splits: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, config: TrainConfig, *, splits: int, use_xla: bool = False
+    ) -> None:
+        self.note = ""
         self.splits = splits
+        self.use_xla = use_xla
+        self.precision = config.precision
         self.label_smoothing = config.label_smoothing
         self.reject_targets = tf.constant(smoothed_targets(config)) if config.reject else None
         self.batch_size = config.batch_size
@@ -120,8 +143,10 @@ class TensorFlowClassifier:
         }
         self._resident: tuple[Array, Any] | None = None
         self._train_chunk = self._compile_chunk(config)
+        self._train_chunk_in_xla = self._compile_chunk(config, jit_compile=True)
         # Predictions are computed in float32, whatever the training precision.
-        self._predicting_model = self.model if config.precision == "float32" else build_model(spec)
+        is_mixed = config.precision == "bfloat16"
+        self._predicting_model = build_model(spec) if is_mixed else self.model
         self._predict = tf.function(
             lambda images: self._predicting_model(images, training=False),
             input_signature=[tf.TensorSpec((None, IMAGE_SIZE, IMAGE_SIZE, 1), tf.float32)],
@@ -165,7 +190,7 @@ class TensorFlowClassifier:
                 use_nesterov=True,
             )
 
-    def _compile_chunk(self, config: TrainConfig) -> Any:
+    def _compile_chunk(self, config: TrainConfig, *, jit_compile: bool | None = None) -> Any:
         """Return a compiled (images, labels, order (n, batch), learning_rates (n,)) -> losses."""
         # Sizes of the splits, as even as possible.
         sizes = [len(part) for part in np.array_split(range(self.batch_size), self.splits)]
@@ -190,6 +215,7 @@ class TensorFlowClassifier:
                 tf.TensorSpec((None,), tf.float32),
             ],
             autograph=False,
+            jit_compile=jit_compile,
         )
         def chunk(images: Any, labels: Any, order: Any, learning_rates: Any) -> Any:
             steps = tf.shape(learning_rates)[0]
@@ -213,12 +239,34 @@ class TensorFlowClassifier:
         """See `base.Classifier.train_epoch`."""
         inputs, targets = self._on_device(images), tf.constant(labels)
         batches = order.reshape(-1, self.batch_size)
-        for start in range(0, len(learning_rates), STEPS_PER_CHUNK):
-            steps = slice(start, start + STEPS_PER_CHUNK)
-            losses = self._train_chunk(
-                inputs, targets, tf.constant(batches[steps]), tf.constant(learning_rates[steps])
-            )
-            yield losses.numpy()
+        for calls in self._calls(len(learning_rates)):
+            losses = [
+                self._take_steps(
+                    inputs, targets, tf.constant(batches[steps]), tf.constant(learning_rates[steps])
+                )
+                for steps in calls
+            ]
+            yield np.concatenate(losses)
+
+    def _calls(self, steps: int) -> Iterator[list[slice]]:
+        """Yield the steps of each chunk, as `compiled_chunks` does if XLA compiles them."""
+        if self.use_xla:
+            yield from compiled_chunks(steps)
+        else:
+            for start in range(0, steps, STEPS_PER_CHUNK):
+                yield [slice(start, start + STEPS_PER_CHUNK)]
+
+    def _take_steps(self, *arguments: Any) -> Array:
+        """Take steps on the arguments of `_compile_chunk` and return their losses (n,)."""
+        with _tf32(self.precision == "tf32"):
+            if self.use_xla:
+                try:
+                    return np.asarray(self._train_chunk_in_xla(*arguments))
+                except tf.errors.OpError as error:  # before any variable is changed
+                    self.use_xla = False
+                    reason = str(error.message).partition("\n")[0]
+                    self.note = f"TensorFlow trains without XLA, which failed ({reason})."
+            return np.asarray(self._train_chunk(*arguments))
 
     def _on_device(self, images: Array) -> Any:
         """Return images as (N, 28, 28, 1) on the device, copied only when the array changes."""
@@ -273,6 +321,16 @@ class TensorFlowClassifier:
         """See `base.Classifier.synchronize`: reading a chunk's losses has already waited."""
 
 
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Allow TF32 on a GPU meanwhile, or full float32 alone."""
+    tf.config.experimental.enable_tensor_float_32_execution(allowed)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
 def _flattened_channels(spec: ModelSpec) -> dict[str, int]:
     """Return the number of feature maps that each dense layer's input was flattened from."""
     convolutions = [layer for layer in parameter_layers(spec) if isinstance(layer, Conv)]
@@ -289,6 +347,7 @@ class TensorFlowAdapter:
         self, spec: ModelSpec, config: TrainConfig, *, device: str, threads: int
     ) -> TensorFlowClassifier:
         """See `base.Adapter.build`. The first build in a process decides threads and device."""
+        refuse_mps(self.name, device)
         gpus = tf.config.list_physical_devices("GPU")
         if device == "cuda" and not gpus:
             raise FrameworkError(
@@ -300,6 +359,7 @@ class TensorFlowAdapter:
         # Full float32 on a GPU too: defaults for TF32 differ between frameworks.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         on_cpu = self._device == "cpu"
+        require_precision(self.name, config, "cpu" if on_cpu else "cuda")
         splits = 1
         if on_cpu:
             splits = threads = max(
@@ -308,7 +368,7 @@ class TensorFlowAdapter:
         if tf.config.threading.get_intra_op_parallelism_threads() == 0:  # not set yet
             tf.config.threading.set_intra_op_parallelism_threads(1 if on_cpu else threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
-        return TensorFlowClassifier(spec, config, splits=splits)
+        return TensorFlowClassifier(spec, config, splits=splits, use_xla=not on_cpu)
 
     def environment(self) -> dict[str, Any]:
         """See `base.Adapter.environment`."""

@@ -1,10 +1,11 @@
-"""PyTorch: an `nn.Module`, channels last, one fused SGD step per batch."""
+"""PyTorch: an `nn.Module`, one fused SGD step per batch; on CUDA a chunk of steps is a graph."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,13 +13,23 @@ import torch._dynamo  # else torch.optim imports it, a second's work, at its fir
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mnist_cli.adapters.base import STEPS_PER_CHUNK, smoothed_targets
-from mnist_cli.arrays import Array, Weights
+from mnist_cli.adapters.base import (
+    STEPS_PER_CHUNK,
+    compiled_chunks,
+    require_precision,
+    smoothed_targets,
+)
+from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.networks.spec import Activation, Conv, Dense, Flatten, Layer, MaxPool, layers
 
-_PREDICT_BATCH = 250  # a larger one takes more memory and, in PyTorch, more time
+# On a CPU a larger one takes more memory and, in PyTorch, more time.
+_PREDICT_BATCH = {"cpu": 250, "cuda": 2_000, "mps": 2_000}
+_KEPT_SETS = 3  # on a GPU: the warm-up's images, then those of validation and test
+
+# Runs work, records it, and returns what repeats it on the same memory.
+Capture: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 def _module(layer: Layer) -> nn.Module:
@@ -43,23 +54,114 @@ def build_module(spec: ModelSpec) -> nn.Sequential:
     return nn.Sequential(modules)
 
 
-class TorchClassifier:
-    """`base.Classifier` in PyTorch, whose parameters have canonical names and layouts anyway."""
+def capture_cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
+    """Run ``work`` to let libraries set themselves up, record it, and return its replay."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
 
-    def __init__(self, spec: ModelSpec, config: TrainConfig, device: torch.device) -> None:
+
+class RecordedSteps:
+    """Training steps recorded once and replayed, one launch for a chunk in place of thousands.
+
+    A recording works on the memory that it was recorded on: images (N, 1, 28, 28), labels (N,),
+    the order (n, batch), learning rates (n,) and losses (n,) are copied into and out of tensors
+    that stay. ``take_step`` gets the images, labels and rate of a batch and returns its loss.
+    """
+
+    def __init__(
+        self,
+        take_step: Callable[[Tensor, Tensor, Tensor], Tensor],
+        capture: Capture,
+        *,
+        images: int,
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self._take_step, self._capture = take_step, capture
+        self._replays: dict[int, Callable[[], None]] = {}
+        self._source: Array | None = None
+        self.images = torch.empty((images, 1, IMAGE_SIZE, IMAGE_SIZE), device=device)
+        self.labels = torch.empty(images, dtype=torch.int64, device=device)
+        self._order = torch.zeros((STEPS_PER_CHUNK, batch_size), dtype=torch.int64, device=device)
+        self._rates = torch.zeros(STEPS_PER_CHUNK, device=device)
+        self._losses = torch.zeros(STEPS_PER_CHUNK, device=device)
+
+    def load(self, images: Array, labels: Array) -> None:
+        """Copy a training set in; the images only if they are another array than last time."""
+        if images is not self._source:
+            self.images.copy_(torch.from_numpy(images).unsqueeze(1))
+            self._source = images
+        self.labels.copy_(torch.from_numpy(labels))
+
+    def record(self, count: int, state: list[Tensor]) -> None:
+        """Record ``count`` steps, if that is yet to be done; ``state`` is what they change."""
+        if count in self._replays:
+            return
+
+        def work() -> None:
+            losses = [
+                self._take_step(self.images[batch], self.labels[batch], rate)
+                for batch, rate in zip(self._order[:count], self._rates, strict=False)
+            ]
+            torch.stack(losses, out=self._losses[:count])
+
+        before = [tensor.detach().clone() for tensor in state]
+        try:
+            self._replays[count] = self._capture(work)
+        finally:
+            with torch.no_grad():
+                for tensor, value in zip(state, before, strict=True):
+                    tensor.copy_(value)
+
+    def run(self, order: Tensor, rates: Tensor) -> Tensor:
+        """Take recorded steps on other batches and return their losses (n,)."""
+        count = len(rates)
+        self._order[:count].copy_(order)
+        self._rates[:count].copy_(rates)
+        self._replays[count]()
+        return self._losses[:count].clone()
+
+
+class TorchClassifier:
+    """`base.Classifier` in PyTorch, whose parameters have canonical names and layouts anyway.
+
+    With ``capture`` steps are recorded and replayed: see `RecordedSteps`.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        config: TrainConfig,
+        device: torch.device,
+        *,
+        capture: Capture | None = None,
+    ) -> None:
+        self.note = ""
         self.batch_size = config.batch_size
+        self.capture = capture
         self.label_smoothing = config.label_smoothing
         self.reject_targets = (
             torch.from_numpy(smoothed_targets(config)).to(device) if config.reject else None
         )
         self.device = device
-        # cuDNN, and oneDNN on plain tensors, convolve channels-last tensors without reordering.
-        self.module = build_module(spec).to(memory_format=torch.channels_last).to(device)
+        # On a CPU channels last is faster, on a GPU slower, at this size.
+        is_cpu = device.type == "cpu"
+        memory_format = torch.channels_last if is_cpu else torch.contiguous_format
+        self.module = build_module(spec).to(memory_format=memory_format).to(device)
         maps = next(i for i, module in enumerate(self.module) if isinstance(module, nn.Flatten))
         # Everything after the first convolution, on feature maps and on vectors; see `_logits`.
         self.maps, self.vectors = self.module[1:maps], self.module[maps:]
-        self.is_mixed = config.precision != "float32"
-        self.in_onednn = device.type == "cpu" and maps > 0 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self.is_mixed = config.precision == "bfloat16"
+        self._take_step = self._tf32_step if config.precision == "tf32" else self._step
+        self.in_onednn = is_cpu and maps > 0 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         parameters = list(self.module.named_parameters())
         weights = [parameter for name, parameter in parameters if name.endswith(".weight")]
         biases = [parameter for name, parameter in parameters if name.endswith(".bias")]
@@ -73,23 +175,61 @@ class TorchClassifier:
             fused=True,
         )
         self._resident: tuple[Array, Tensor] | None = None
+        self._predicted: deque[tuple[Array, Tensor]] = deque(maxlen=_KEPT_SETS)
+        self._recorded: RecordedSteps | None = None
 
     def train_epoch(
         self, images: Array, labels: Array, *, order: Array, learning_rates: Array
     ) -> Iterator[Array]:
         """See `base.Classifier.train_epoch`."""
+        self.module.train()
+        batches = torch.from_numpy(order).to(self.device).view(-1, self.batch_size)
+        recorded = self._record(images, labels, len(learning_rates))
+        if recorded is not None:
+            rates = torch.from_numpy(learning_rates).to(self.device)
+            for calls in compiled_chunks(len(learning_rates)):
+                some = [recorded.run(batches[steps], rates[steps]) for steps in calls]
+                yield torch.cat(some).cpu().numpy()
+            return
         inputs = self._on_device(images)
         targets = torch.from_numpy(labels).to(self.device)
-        batches = torch.from_numpy(order).to(self.device).view(-1, self.batch_size)
-        self.module.train()
         losses: list[Tensor] = []
         for step, learning_rate in enumerate(learning_rates.tolist()):
-            losses.append(self._step(inputs[batches[step]], targets[batches[step]], learning_rate))
+            batch = batches[step]
+            losses.append(self._take_step(inputs[batch], targets[batch], learning_rate))
             if len(losses) == STEPS_PER_CHUNK or step == len(learning_rates) - 1:
                 yield torch.stack(losses).cpu().numpy()
                 losses = []
 
-    def _step(self, inputs: Tensor, targets: Tensor, learning_rate: float) -> Tensor:
+    def _record(self, images: Array, labels: Array, steps: int) -> RecordedSteps | None:
+        """Return the recordings that ``steps`` steps need, or None if they cannot be had."""
+        if self.capture is None:
+            return None
+        try:
+            if self._recorded is None or len(self._recorded.images) != len(images):
+                self._recorded = RecordedSteps(
+                    self._take_step,
+                    self.capture,
+                    images=len(images),
+                    batch_size=self.batch_size,
+                    device=self.device,
+                )
+            self._recorded.load(images, labels)
+            parameters = list(self.module.parameters())
+            state = [*parameters, *(self._velocity(parameter) for parameter in parameters)]
+            for calls in compiled_chunks(steps):
+                self._recorded.record(calls[0].stop - calls[0].start, state)
+        except RuntimeError as error:  # also of too little memory
+            self.capture = self._recorded = None
+            reason = str(error).partition("\n")[0]
+            self.note = f"PyTorch takes one step at a time: no CUDA graph could be had ({reason})."
+        return self._recorded
+
+    def _tf32_step(self, inputs: Tensor, targets: Tensor, learning_rate: float | Tensor) -> Tensor:
+        with _tf32():
+            return self._step(inputs, targets, learning_rate)
+
+    def _step(self, inputs: Tensor, targets: Tensor, learning_rate: float | Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         logits = self._mixed_logits(inputs) if self.is_mixed else self._logits(inputs)
@@ -138,11 +278,22 @@ class TorchClassifier:
     def predict_logits(self, images: Array) -> Array:
         """See `base.Classifier.predict_logits`."""
         self.module.eval()
-        logits = np.empty((len(images), 10), dtype=np.float32)
-        for start in range(0, len(images), _PREDICT_BATCH):
-            inputs = torch.from_numpy(images[start : start + _PREDICT_BATCH]).unsqueeze(1)
-            logits[start : start + _PREDICT_BATCH] = self._logits(inputs.to(self.device)).cpu()
-        return logits
+        inputs = self._kept_on_device(images)
+        logits = torch.empty((len(images), CLASSES), device=self.device)
+        size = _PREDICT_BATCH[self.device.type]
+        for start in range(0, len(images), size):
+            logits[start : start + size] = self._logits(inputs[start : start + size])
+        return logits.cpu().numpy()
+
+    def _kept_on_device(self, images: Array) -> Tensor:
+        """Return images to predict as (N, 1, 28, 28); on a GPU the last sets stay there."""
+        for array, tensor in self._predicted:
+            if array is images:
+                return tensor
+        inputs = torch.from_numpy(images).unsqueeze(1).to(self.device)
+        if self.device.type != "cpu":
+            self._predicted.append((images, inputs))
+        return inputs
 
     def export_weights(self) -> Weights:
         """See `base.Classifier.export_weights`."""
@@ -164,15 +315,37 @@ class TorchClassifier:
     def import_optimizer(self, velocities: Weights) -> None:
         """See `base.Classifier.import_optimizer`."""
         for name, parameter in self.module.named_parameters():
-            buffer = torch.empty_like(parameter, requires_grad=False)  # keeps the memory format
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(
-                torch.from_numpy(velocities[name])
-            )
+            self._velocity(parameter).copy_(torch.from_numpy(velocities[name]))
+
+    def _velocity(self, parameter: nn.Parameter) -> Tensor:
+        """Return the velocity of a parameter, at an address that never changes."""
+        state = self.optimizer.state[parameter]
+        if state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+        velocity: Tensor = state["momentum_buffer"]
+        return velocity
 
     def synchronize(self) -> None:
         """See `base.Classifier.synchronize`."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    """Allow TF32 on a GPU meanwhile."""
+    _allow_tf32(True)
+    try:
+        yield
+    finally:
+        _allow_tf32(False)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _stack_rows(images: Tensor) -> Tensor:
@@ -191,6 +364,12 @@ def _to_numpy(tensor: Tensor) -> Array:
     return np.array(tensor.detach().cpu().numpy(), order="C")
 
 
+_DEVICE_HINTS = {
+    "cuda": "CUDA device. Use --device cpu, or install a CUDA build and driver.",
+    "mps": "Apple GPU. Use --device cpu; mps needs macOS on Apple silicon.",
+}
+
+
 class TorchAdapter:
     """PyTorch as one of the frameworks."""
 
@@ -200,25 +379,29 @@ class TorchAdapter:
         self, spec: ModelSpec, config: TrainConfig, *, device: str, threads: int
     ) -> TorchClassifier:
         """See `base.Adapter.build`."""
+        is_there = {
+            "cpu": True,
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+        }
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise FrameworkError(
-                "PyTorch sees no CUDA device. Use --device cpu, or install a CUDA build and driver."
-            )
+            device = next(name for name in ("cuda", "mps", "cpu") if is_there[name])
+        if not is_there[device]:
+            raise FrameworkError(f"PyTorch sees no {_DEVICE_HINTS[device]}")
+        require_precision(self.name, config, device)
         torch.set_num_threads(threads)
         # Full float32 on a GPU too: defaults for TF32 differ between frameworks.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
+        _allow_tf32(False)
         self._device = torch.device(device)
-        return TorchClassifier(spec, config, self._device)
+        capture = capture_cuda_graph if device == "cuda" else None
+        return TorchClassifier(spec, config, self._device, capture=capture)
 
     def environment(self) -> dict[str, Any]:
         """See `base.Adapter.environment`."""
         on_gpu = self._device.type == "cuda"
         return {
             "torch": torch.__version__,
-            "device": torch.cuda.get_device_name(self._device) if on_gpu else "cpu",
+            "device": torch.cuda.get_device_name(self._device) if on_gpu else self._device.type,
             "blas": ", ".join(
                 name
                 for name in ("cudnn", "mkl", "mkldnn", "openmp")

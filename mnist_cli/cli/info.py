@@ -5,7 +5,7 @@ from __future__ import annotations
 from mnist_cli.cli import options
 from mnist_cli.cli.output import print_json
 
-_PACKAGES = ("numpy", "torch", "tensorflow", "keras", "scikit-learn", "matplotlib")
+_PACKAGES = ("numpy", "torch", "tensorflow", "keras", "jax", "scikit-learn", "matplotlib")
 
 
 def info(as_json: options.AsJson = False) -> None:

@@ -61,7 +61,7 @@ def choice(
     )
 
 
-_FRAMEWORK_HELP = "numpy, tensorflow (or keras, tf), torch (or pytorch)"
+_FRAMEWORK_HELP = "numpy, tensorflow (or keras, tf), torch (or pytorch), jax if installed"
 
 Framework = Annotated[
     str, typer.Option(help=f"{_FRAMEWORK_HELP}.", autocompletion=complete_framework)
@@ -113,18 +113,23 @@ Augment = Annotated[
 ]
 Precision = Annotated[
     str,
-    choice(help="float32, or bfloat16 for mixed precision (not in NumPy).", values=PRECISIONS),
+    choice(
+        help="float32; tf32 (CUDA) or bfloat16 for mixed precision (not in NumPy).",
+        values=PRECISIONS,
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Decides initial weights, split and batch order.")]
 Threads = Annotated[
     int | None, typer.Option(help="Processor threads.", show_default="all available cores")
 ]
-Device = Annotated[str, choice(help="auto, cpu or cuda.", values=DEVICES)]
+Device = Annotated[
+    str, choice(help="auto, cpu, cuda, or mps (Apple; PyTorch only).", values=DEVICES)
+]
 Single = Annotated[bool, typer.Option("--single", help="Take all ink as one digit.")]
 Rotate = Annotated[str, choice(help="auto, or degrees clockwise.", values=ROTATIONS)]
 SameDevice = Annotated[
     str,
-    choice(help="cpu, cuda or auto, for all: else they cannot be compared.", values=DEVICES),
+    choice(help="cpu, cuda, mps or auto, for all: else they cannot be compared.", values=DEVICES),
 ]
 TargetAccuracy = Annotated[
     float | None,

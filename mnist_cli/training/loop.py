@@ -112,6 +112,8 @@ def fit(
     recipe.require_batch(config, count)
     steps = recipe.steps_per_epoch(config, count)
     warmup_seconds = _warm_up(classifier, data, start)
+    if note := getattr(classifier, "note", ""):
+        emit({"event": "note", "text": note})
     rates = recipe.learning_rates(config, config.epochs * steps)
 
     state = start

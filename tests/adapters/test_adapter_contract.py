@@ -1,4 +1,4 @@
-"""Parity: given the same weights and batches, the three frameworks do the same.
+"""Parity: given the same weights and batches, all frameworks do the same.
 
 Each framework runs in a process of its own, once (see `framework_driver`); these tests compare
 what they left.
@@ -27,7 +27,7 @@ from mnist_cli.training import recipe
 
 pytestmark = pytest.mark.slow
 
-FRAMEWORKS = ("numpy", "tensorflow", "torch")
+FRAMEWORKS = ("jax", "numpy", "tensorflow", "torch")
 PAIRS = list(itertools.combinations(FRAMEWORKS, 2))
 ARCHS = tuple(SPECS)
 Results = Callable[[str], dict[str, np.ndarray]]
@@ -167,7 +167,7 @@ def test_a_hundred_steps_give_the_same_losses(
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("framework", ["tensorflow", "torch"])
+@pytest.mark.parametrize("framework", ["jax", "tensorflow", "torch"])
 def test_weights_trained_elsewhere_give_the_same_logits_in_numpy(
     results: Results, framework: str, arch: str
 ) -> None:

@@ -46,9 +46,10 @@ def test_the_mlp_splits_its_product_only_where_blas_has_small_kernels(small_kern
     assert set(asked) == {small_kernels}
 
 
-def test_cuda_is_refused_and_auto_is_the_processor():
-    with pytest.raises(FrameworkError, match=r"not on cuda.*--device cpu"):
-        adapter.build(MLP, CONFIG, device="cuda", threads=1)
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_gpu_is_refused_and_auto_is_the_processor(device):
+    with pytest.raises(FrameworkError, match=rf"not on {device}.*--device cpu"):
+        adapter.build(MLP, CONFIG, device=device, threads=1)
     adapter.build(MLP, CONFIG, device="auto", threads=1)
 
 

@@ -33,13 +33,14 @@ BATCH_SIZE = 64
 # Between turns: a contender's threads go on looking for work for a while after its segment.
 PAUSE_SECONDS = 0.3
 PRODUCTS = "matrix products"
-FRAMEWORKS = ("numpy", "torch", "tensorflow")
+JITTED = "bare jitted step"  # in JAX
+FRAMEWORKS = ("numpy", "torch", "tensorflow", "jax")
 # Twice: on the numbers that all others get, and on those that it makes of integers, as
 # `fetch_openml` gives them, or that dividing these by 255 makes.
 SKLEARN = {"scikit-learn float32": np.float32, "scikit-learn float64": np.float64}
 CONTENDERS = {
-    "cnn": (*FRAMEWORKS, "bare torch loop", "torchvision loop", "keras fit", PRODUCTS),
-    "mlp": (*FRAMEWORKS, "bare torch loop", "keras fit", *SKLEARN, PRODUCTS),
+    "cnn": (*FRAMEWORKS, "bare torch loop", "torchvision loop", "keras fit", JITTED, PRODUCTS),
+    "mlp": (*FRAMEWORKS, "bare torch loop", "keras fit", JITTED, *SKLEARN, PRODUCTS),
 }
 # (contender, peer, at least) for each architecture; "best" is the fastest of `FRAMEWORKS`
 PROMISES = {
@@ -48,9 +49,14 @@ PROMISES = {
         ("torch", "torchvision loop", 2.0),
         ("torch", "bare torch loop", 1.1),
         ("tensorflow", "keras fit", 1.25),
+        ("jax", JITTED, 1.0),
         ("best", PRODUCTS, 0.6),
     ),
-    "mlp": (("numpy", "bare torch loop", 2.0), *(("numpy", name, 3.0) for name in SKLEARN)),
+    "mlp": (
+        ("numpy", "bare torch loop", 2.0),
+        ("jax", JITTED, 1.0),
+        *(("numpy", name, 3.0) for name in SKLEARN),
+    ),
 }
 
 Segment = Callable[[], None]
@@ -278,6 +284,60 @@ def keras_fit_segment(arch: str, threads: int) -> Segment:
     return segment
 
 
+def jitted_segment(arch: str, threads: int) -> Segment:
+    """Train in the shortest JAX loop: a jitted step per batch, arrays in memory, NHWC."""
+    os.environ["NPROC"] = str(threads)  # XLA's threads
+    import jax
+    import jax.numpy as jnp
+    from jax import lax
+
+    sizes = {"conv1": (3, 3, 1, 32), "conv2": (3, 3, 32, 64)} if arch == "cnn" else {}
+    sizes |= {"fc1": (3136 if arch == "cnn" else 784, 128), "fc2": (128, 10)}
+    rng = np.random.default_rng(0)
+    weights = {
+        name: (jnp.asarray(rng.normal(0, 0.05, size), jnp.float32), jnp.zeros(size[-1]))
+        for name, size in sizes.items()
+    }
+    velocities = jax.tree.map(jnp.zeros_like, weights)
+    arrays = load()
+    images, labels = jnp.asarray(arrays[0][..., None]), jnp.asarray(arrays[1])
+
+    def loss(weights: Any, inputs: Any, targets: Any) -> Any:
+        for name, (weight, bias) in weights.items():
+            if weight.ndim == 4:
+                dimensions = ("NHWC", "HWIO", "NHWC")
+                inputs = lax.conv_general_dilated(
+                    inputs, weight, (1, 1), "SAME", dimension_numbers=dimensions
+                )
+                windows = (1, 2, 2, 1)
+                inputs = lax.reduce_window(
+                    jax.nn.relu(inputs + bias), -jnp.inf, lax.max, windows, windows, "VALID"
+                )
+            else:
+                inputs = inputs.reshape(len(inputs), -1) @ weight + bias
+                inputs = jax.nn.relu(inputs) if name == "fc1" else inputs
+        return -jnp.take_along_axis(jax.nn.log_softmax(inputs), targets[:, None], 1).mean()
+
+    @jax.jit
+    def step(weights: Any, velocities: Any, images: Any, labels: Any, batch: Any) -> Any:
+        gradients = jax.grad(loss)(weights, images[batch], labels[batch])
+        gradients = jax.tree.map(lambda g, w: g + 5e-4 * w, gradients, weights)
+        velocities = jax.tree.map(lambda v, g: 0.9 * v + g, velocities, gradients)
+        moved = jax.tree.map(
+            lambda w, g, v: w - 0.01 * (g + 0.9 * v), weights, gradients, velocities
+        )
+        return moved, velocities
+
+    def segment() -> None:
+        nonlocal weights, velocities
+        order = rng.permutation(len(images))[: SEGMENT_IMAGES[arch]]
+        for batch in order.reshape(-1, BATCH_SIZE):
+            weights, velocities = step(weights, velocities, images, labels, batch)
+        jax.block_until_ready(weights)
+
+    return segment
+
+
 def contend(contender: str, arch: str, threads: int) -> None:
     """Be a contender: train one segment for each line on standard input, answer with images/s."""
     answers = os.fdopen(os.dup(1), "w")
@@ -286,6 +346,7 @@ def contend(contender: str, arch: str, threads: int) -> None:
         "bare torch loop": bare_torch_segment,
         "torchvision loop": torchvision_segment,
         "keras fit": keras_fit_segment,
+        JITTED: jitted_segment,
         **{name: partial(sklearn_segment, dtype=dtype) for name, dtype in SKLEARN.items()},
         PRODUCTS: products_segment,
     }

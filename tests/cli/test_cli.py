@@ -180,7 +180,7 @@ def test_a_comparison_where_all_fail_still_says_why(
 def test_info_names_versions_devices_threads_and_data(mnist: Mnist) -> None:
     document = mnist("info", "--json").document
     assert document["threads"] >= 1
-    assert {"numpy", "tensorflow", "torch"} <= set(document["frameworks"])
+    assert {"jax", "numpy", "tensorflow", "torch"} <= set(document["frameworks"])
     assert re.match(r"\d+\.\d+", document["versions"]["numpy"])
     assert "mnist" in document["datasets"]
     assert isinstance(document["gpus"], list)
@@ -224,7 +224,7 @@ def test_info_says_what_is_not_installed() -> None:
         (["train", "--arch", "rnn"], "Unknown architecture 'rnn'. Choose from cnn, mlp."),
         (["train", "--activation", "tanh", "--arch", "mlp"], "Unknown activation 'tanh'"),
         (["train", "--activation", "sigmoid"], "The CNN always uses ReLU"),
-        (["train", "--device", "tpu"], "Unknown device 'tpu'. Choose from auto, cpu, cuda."),
+        (["train", "--device", "tpu"], "Unknown device 'tpu'. Choose from auto, cpu, cuda, mps."),
         (["train", "--epochs", "0"], "epochs must be from 1 to 10000, not 0."),
         (["train", "--epochs", "many"], "'--epochs': Input should be a valid integer"),
         (["train", "--batch-size", "0"], "batch size must be from 1 to 65536, not 0."),
@@ -241,7 +241,7 @@ def test_info_says_what_is_not_installed() -> None:
         (["train", "--dataset", "cifar", "--framework", "fake"], "cifar"),
         (["train", "--no-such-option"], "See 'mnist train --help'."),
         (["compare", "--runs", "0"], "runs must be from 1 to 1000, not 0."),
-        (["compare", "--framework", "jax"], "Unknown framework 'jax'"),
+        (["compare", "--framework", "candle"], "Unknown framework 'candle'"),
         (["compare", "--arch", "rnn"], "Unknown architecture 'rnn'"),
         (["compare", "--dataset", "cifar", "--framework", "fake"], "cifar"),
         (["evaluate"], "See 'mnist evaluate --help'."),
@@ -332,7 +332,7 @@ def test_a_terminal_sees_live_progress(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", ["tensorflow", "torch"])
+@pytest.mark.parametrize("framework", ["jax", "tensorflow", "torch"])
 def test_mixed_precision_learns_and_leaves_a_model_that_numpy_reads(
     mnist: Mnist, framework: str, small_data: Path, tmp_path: Path
 ) -> None:
@@ -384,7 +384,7 @@ def test_help_and_info_load_nothing_heavy(command: str, said: str, more: set[str
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert said in done.stdout
-    heavy = {"torch", "tensorflow", "keras", "matplotlib", "sklearn", "scipy", "pandas"}
+    heavy = {"torch", "tensorflow", "keras", "jax", "matplotlib", "sklearn", "scipy", "pandas"}
     assert not set(done.stderr.split()) & (heavy | more)
 
 

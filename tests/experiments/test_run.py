@@ -216,11 +216,12 @@ def test_report_names_damaged_records_and_leaves_them_alone(mnist: Mnist, tmp_pa
 def test_frameworks_end_a_whole_epoch_of_mnist_with_the_same_accuracy(
     mnist: Mnist, tmp_path: Path
 ) -> None:
-    frameworks = [o for name in ("numpy", "tensorflow", "torch") for o in ("--framework", name)]
+    names = ("jax", "numpy", "tensorflow", "torch")
+    frameworks = [option for name in names for option in ("--framework", name)]
     options = ["--arch", "mlp", "--epochs", 1, "--results-dir", tmp_path, "--json"]
     document = mnist("compare", *frameworks, *options).document
     accuracies = [run["history"][-1]["validation_accuracy"] for run in document["runs"]]
-    assert len(accuracies) == 3
+    assert len(accuracies) == 4
     # Rounding alone tells them apart: 0.3 points are 15 of the 5,000 validation images.
     assert max(accuracies) - min(accuracies) <= 0.003
     assert min(accuracies) > 0.95
@@ -232,7 +233,7 @@ def test_the_parent_of_a_comparison_is_small_and_loads_no_framework(quick: list[
         "from mnist_cli.cli import app\n"
         "try: app.main()\n"
         "finally:\n"
-        "    heavy = {'torch', 'tensorflow', 'keras', 'torchvision', 'sklearn', 'pandas'}\n"
+        "    heavy = {'torch', 'tensorflow', 'keras', 'jax', 'torchvision', 'sklearn', 'pandas'}\n"
         "    print(heavy & set(sys.modules))\n"
         "    from mnist_cli.machine import peak_rss_mib\n"
         "    assert peak_rss_mib() <= 200, peak_rss_mib()\n"

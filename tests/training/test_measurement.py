@@ -75,6 +75,14 @@ def test_evaluation_and_warm_up_are_measured_apart(clock: Clock) -> None:
     assert clock.now - began == counted + 2 * TRANSFER_SECONDS
 
 
+def test_how_a_classifier_had_to_compute_is_said_once_after_the_warm_up(clock: Clock) -> None:
+    config, data = TrainConfig(epochs=2, batch_size=2), make_data(80)
+    assert [event["event"] for event in _fit(clock, config, data)[2]].count("note") == 0
+    _, _, events = _fit(clock, config, data, note="One step at a time.")
+    assert events[0] == {"event": "note", "text": "One step at a time."}
+    assert [event["event"] for event in events].count("note") == 1
+
+
 def test_checks_of_a_target_are_evaluation_and_not_training(clock: Clock) -> None:
     config = TrainConfig(epochs=1, batch_size=1, target_accuracy=1.0)
     fit, classifier, _ = _fit(clock, config, make_data(320))

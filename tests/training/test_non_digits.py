@@ -89,7 +89,7 @@ def test_record_and_model_name_the_option(small_data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", ["numpy", "tensorflow", "torch"])
+@pytest.mark.parametrize("framework", ["jax", "numpy", "tensorflow", "torch"])
 def test_a_network_that_rejects_has_less_evidence_for_letters(
     framework: str, tmp_path: Path
 ) -> None:

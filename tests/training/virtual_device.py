@@ -61,6 +61,7 @@ class VirtualClassifier:
     script: dict[tuple[int, int], float] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
     right_logit: float = 2.0
+    note: str = ""
     queued: float = 0.0
     epochs: list[Epoch] = field(default_factory=list)  # the first is the warm-up
     predicted: list[tuple[int, int]] = field(default_factory=list)  # part, number of images

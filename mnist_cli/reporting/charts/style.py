@@ -55,18 +55,19 @@ class Look:
 
 
 # Distinguishable for the colour-blind (blues against vermilion) and in grey: the lightness L* is
-# 17, 62 and 41. The spare colours differ by at least 6 from these and from each other. Thin lines
-# are drawn over thick ones, so that coinciding lines all remain visible.
+# 30, 17, 62 and 41. The spare colours differ by at least 5 from these and from each other. Thin
+# lines are drawn over thick ones, so that coinciding lines all remain visible.
 LOOKS: Mapping[str, Look] = {
+    "jax": Look("#662889", "D", 2.1),
     "numpy": Look("#17245C", "^", 3.6),
     "tensorflow": Look("#349EDA", "s", 2.6),
     "torch": Look("#AD360A", "o", 1.6),
 }
 SPARE_LOOKS = (
-    Look("#571F72", "D"),
     Look("#1F8A4C", "v"),
     Look("#D4A017", "P"),
-    Look("#5E4A3A", "X"),
+    Look("#48362A", "X"),
+    Look("#C86790", "p"),
 )
 LINE_STYLES: Mapping[str, LineStyle] = {"CNN": "-", "MLP": "--", "MLP sigmoid": ":"}
 HOLLOW: dict[str, Any] = {

@@ -1,0 +1,326 @@
+"""JAX: a chunk of steps compiled by XLA, as one `lax.scan`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mnist_cli.adapters.base import (
+    compiled_chunks,
+    refuse_mps,
+    require_precision,
+    smoothed_targets,
+)
+from mnist_cli.arrays import IMAGE_SIZE, Array, Weights
+from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import FrameworkError
+from mnist_cli.networks.spec import (
+    Activation,
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    MaxPool,
+    layers,
+    parameter_layers,
+    parameter_shapes,
+)
+
+_PREDICT_BATCH = {"cpu": 250, "gpu": 2_000}  # by platform; smaller batches are filled up
+_SPATIAL_LAST = ("NHWC", "OIHW", "NHWC")
+
+Parameters: TypeAlias = dict[str, jax.Array]
+
+
+def _logits(
+    network: tuple[Layer, ...], weights: Parameters, images: jax.Array, precision: str
+) -> jax.Array:
+    """Return logits (N, 10), float32, for images (N, 28, 28, 1).
+
+    ``weights`` are canonical, but for those of dense layers on flattened feature maps: see
+    `JaxClassifier`.
+    """
+    # Full float32 on a GPU too: by default XLA takes TF32 there.
+    dtype, products = {
+        "float32": (jnp.float32, "highest"),
+        "tf32": (jnp.float32, "tensorfloat32"),
+        "bfloat16": (jnp.bfloat16, "default"),
+    }[precision]
+    hidden = images.astype(dtype)
+    for layer in network:
+        match layer:
+            case Conv():
+                kernel, bias = _of(weights, layer, dtype)
+                hidden = _convolve(hidden, kernel, products) + bias
+            case Dense():
+                weight, bias = _of(weights, layer, dtype)
+                hidden = jnp.dot(hidden, weight.T, precision=products) + bias
+            case Activation():
+                hidden = getattr(jax.nn, layer.function)(hidden)
+            case MaxPool():
+                hidden = _max_pool(hidden)
+            case Flatten():
+                hidden = hidden.reshape(len(hidden), -1)
+    return hidden.astype(jnp.float32)
+
+
+def _of(weights: Parameters, layer: Conv | Dense, dtype: Any) -> Iterator[jax.Array]:
+    """Yield the weight and the bias of a layer."""
+    return (weights[f"{layer.name}.{kind}"].astype(dtype) for kind in ("weight", "bias"))
+
+
+def _convolve(maps: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
+    """Return the convolution of (N, h, w, in) by (out, in, 3, 3): (N, h, w, out)."""
+    if jax.default_backend() == "cpu":
+        return _convolve_on_cpu(maps, kernel.transpose(2, 3, 1, 0))
+    return lax.conv_general_dilated(
+        maps, kernel, (1, 1), "SAME", dimension_numbers=_SPATIAL_LAST, precision=precision
+    )
+
+
+@jax.custom_vjp
+def _convolve_on_cpu(maps: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Return `_convolve` by a kernel (3, 3, in, out).
+
+    Within loops XLA has a fast convolution on a CPU for these layouts only, and does not bring the
+    gradients' convolutions into them, as it does elsewhere: 20 times the time of a step.
+    """
+    return lax.conv_general_dilated(
+        maps, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _convolve_forward(maps: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
+    return _convolve_on_cpu(maps, kernel), (maps, kernel)
+
+
+def _convolve_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    maps, kernel = saved
+    by_kernel = lax.conv_general_dilated(
+        maps.transpose(3, 1, 2, 0),  # a channel as an image, an image as a channel
+        gradient.transpose(1, 2, 0, 3),
+        (1, 1),
+        [(size // 2, size // 2) for size in kernel.shape[:2]],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    by_maps = _convolve_on_cpu(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
+    return by_maps, by_kernel.transpose(1, 2, 0, 3)
+
+
+_convolve_on_cpu.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _max_pool(maps: jax.Array) -> jax.Array:
+    """Return the maximum over 2x2 windows; the gradient goes to the first of equals.
+
+    By selections rather than `lax.reduce_window`, whose gradient is several times as slow.
+    """
+    count, height, width, channels = maps.shape
+    rows, columns = height // 2, width // 2
+    windows = maps[:, : 2 * rows, : 2 * columns].reshape(count, rows, 2, columns, 2, channels)
+
+    def larger(one: jax.Array, other: jax.Array) -> jax.Array:
+        return jnp.where(other > one, other, one)
+
+    upper, lower = (larger(windows[:, :, row, :, 0], windows[:, :, row, :, 1]) for row in range(2))
+    return larger(upper, lower)
+
+
+class JaxClassifier:
+    """`base.Classifier` in JAX.
+
+    Feature maps are flattened row, column, channel here, without a transposition, and the weights
+    of the dense layers behind them are held in that order.
+    """
+
+    def __init__(self, spec: ModelSpec, config: TrainConfig, device: jax.Device) -> None:
+        self.batch_size = config.batch_size
+        self.network = layers(spec)
+        self.channels = dict(_flattened_channels(spec))
+        self.predict_batch = _PREDICT_BATCH.get(device.platform, _PREDICT_BATCH["gpu"])
+        self.weights: Parameters = {}
+        self.velocities: Parameters = {
+            name: jnp.zeros(shape) for name, shape in parameter_shapes(spec).items()
+        }
+        self._resident: tuple[Array, jax.Array] | None = None
+        self._train = self._compile_chunk(config)
+        self._predict = jax.jit(
+            lambda weights, images: _logits(self.network, weights, images, "float32")
+        )
+
+    def _compile_chunk(self, config: TrainConfig) -> Any:
+        """Return ((weights, velocities), images, labels, (order, rates)) -> (state, losses).
+
+        images (N, 28, 28, 1), labels (N,), order (n, batch), rates (n,); losses (n,). The state's
+        memory is used again for the new state.
+        """
+        smoothed = jnp.asarray(smoothed_targets(config))
+
+        def mean_losses(
+            weights: Parameters, images: jax.Array, labels: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
+            """Return the losses with label smoothing and without."""
+            logits = _logits(self.network, weights, images, config.precision)
+            if config.reject:
+                logits = jnp.pad(logits, ((0, 0), (0, 1)))  # the logit of "no digit" is 0
+            log_probabilities = jax.nn.log_softmax(logits)
+            loss = -jnp.take_along_axis(log_probabilities, labels[:, np.newaxis], axis=1).mean()
+            return -(smoothed[labels] * log_probabilities).sum(axis=1).mean(), loss
+
+        def chunk(state: Any, images: jax.Array, labels: jax.Array, steps: Any) -> Any:
+            def take_step(state: Any, step: Any) -> tuple[Any, jax.Array]:
+                weights, velocities = state
+                indices, rate = step
+                gradients, loss = jax.grad(mean_losses, has_aux=True)(
+                    weights, images[indices], labels[indices]
+                )
+                for name, weight in weights.items():
+                    if name.endswith(".weight"):
+                        gradients[name] += config.weight_decay * weight
+                velocities = {
+                    name: config.momentum * velocity + gradients[name]
+                    for name, velocity in velocities.items()
+                }
+                weights = {
+                    name: weight - rate * (gradients[name] + config.momentum * velocities[name])
+                    for name, weight in weights.items()
+                }
+                return (weights, velocities), loss
+
+            return lax.scan(take_step, state, steps)
+
+        return jax.jit(chunk, donate_argnums=0)
+
+    def train_epoch(
+        self, images: Array, labels: Array, *, order: Array, learning_rates: Array
+    ) -> Iterator[Array]:
+        """See `base.Classifier.train_epoch`."""
+        inputs, targets = self._on_device(images), jnp.asarray(labels)
+        batches = order.reshape(-1, self.batch_size)
+        for calls in compiled_chunks(len(learning_rates)):
+            losses = []
+            for steps in calls:
+                (self.weights, self.velocities), some = self._train(
+                    (self.weights, self.velocities),
+                    inputs,
+                    targets,
+                    (batches[steps], learning_rates[steps]),
+                )
+                losses.append(some)
+            yield np.concatenate(losses)
+
+    def _on_device(self, images: Array) -> jax.Array:
+        """Return images as (N, 28, 28, 1) on the device, copied only when the array changes."""
+        if self._resident is None or self._resident[0] is not images:
+            self._resident = (images, jnp.asarray(images[..., np.newaxis]))
+        return self._resident[1]
+
+    def predict_logits(self, images: Array) -> Array:
+        """See `base.Classifier.predict_logits`."""
+        logits = np.empty((len(images), 10), dtype=np.float32)
+        for start in range(0, len(images), self.predict_batch):
+            some = images[start : start + self.predict_batch]
+            batch = np.zeros((self.predict_batch, IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.float32)
+            batch[: len(some), ..., 0] = some
+            logits[start : start + len(some)] = self._predict(self.weights, batch)[: len(some)]
+        return logits
+
+    def export_weights(self) -> Weights:
+        """See `base.Classifier.export_weights`."""
+        return self._export(self.weights)
+
+    def import_weights(self, weights: Weights) -> None:
+        """See `base.Classifier.import_weights`."""
+        self.weights = self._import(weights)
+
+    def export_optimizer(self) -> Weights:
+        """See `base.Classifier.export_optimizer`."""
+        return self._export(self.velocities)
+
+    def import_optimizer(self, velocities: Weights) -> None:
+        """See `base.Classifier.import_optimizer`."""
+        self.velocities = self._import(velocities)
+
+    def _export(self, parameters: Parameters) -> Weights:
+        arrays = {name: np.asarray(array) for name, array in parameters.items()}
+        return {
+            name: _swapped(array, array.shape[-1] // self.channels.get(name, 1))
+            for name, array in arrays.items()
+        }
+
+    def _import(self, weights: Weights) -> Parameters:
+        # A copy: memory that JAX may use again must not be the caller's.
+        return {
+            name: jnp.array(_swapped(array, self.channels.get(name, 1)), copy=True)
+            for name, array in weights.items()
+        }
+
+    def synchronize(self) -> None:
+        """See `base.Classifier.synchronize`: reading a chunk's losses has already waited."""
+
+
+def _swapped(weight: Array, groups: int) -> Array:
+    """Return a copy of a dense weight whose inputs, ``groups`` times k, are k times ``groups``."""
+    swapped = weight
+    if weight.ndim == 2:
+        swapped = weight.reshape(len(weight), groups, -1).swapaxes(1, 2).reshape(weight.shape)
+    return np.array(swapped, order="C")
+
+
+def _flattened_channels(spec: ModelSpec) -> Iterator[tuple[str, int]]:
+    """Yield each dense weight's name with the number of channels its inputs were flattened from."""
+    channels = 1
+    for layer in parameter_layers(spec):
+        if isinstance(layer, Conv):
+            channels = layer.out_channels
+        else:
+            yield f"{layer.name}.weight", channels
+            channels = 1
+
+
+class JaxAdapter:
+    """JAX as one of the frameworks."""
+
+    name = "jax"
+    _threads = 0
+
+    def build(
+        self, spec: ModelSpec, config: TrainConfig, *, device: str, threads: int
+    ) -> JaxClassifier:
+        """See `base.Adapter.build`. The first build in a process decides threads and platform."""
+        refuse_mps(self.name, device)
+        self._threads = self._threads or threads
+        os.environ["NPROC"] = str(self._threads)  # XLA reads it when it starts
+        # Else the last line of what a crash prints, which is shown, is about tracebacks.
+        jax.config.update("jax_traceback_filtering", "off")  # type: ignore[no-untyped-call]
+        if device == "cpu":
+            # Else a GPU's memory is taken too.
+            jax.config.update("jax_platforms", "cpu")  # type: ignore[no-untyped-call]
+        try:
+            self._device = jax.devices(None if device == "auto" else device)[0]
+        except RuntimeError as error:
+            raise FrameworkError(
+                f"JAX sees no {device} device. Use --device cpu, or install jax[cuda13]."
+            ) from error
+        on_cpu = self._device.platform == "cpu"
+        require_precision(self.name, config, "cpu" if on_cpu else "cuda")
+        return JaxClassifier(spec, config, self._device)
+
+    def environment(self) -> dict[str, Any]:
+        """See `base.Adapter.environment`."""
+        on_cpu = self._device.platform == "cpu"
+        return {
+            "jax": jax.__version__,
+            "device": "cpu" if on_cpu else self._device.device_kind,
+            "blas": "XLA, Eigen" if on_cpu else "XLA, cuDNN",
+            "framework_threads": self._threads,
+        }
+
+
+adapter = JaxAdapter()
