@@ -1,10 +1,10 @@
 """How `mnist predict` reads sheets: ``python tests/benchmarks/sheets.py``.
 
 Prints, for each kind of made picture, how many of 40 are read right, and how many are wrong and yet
-sure; then the same for pictures of strangers (``--photos``, `manifest.csv` in it) and for
-scikit-learn's `load_digits`. The made pictures show MNIST's test digits; ``--split validation``
-shows validation digits with other seeds, to develop with. ``--save FOLDER`` writes the pictures
-that are read wrong.
+sure; then the same for pictures of strangers (``--photos``, `manifest.csv` in it), for
+scikit-learn's `load_digits` and for letters. The made pictures show MNIST's test digits;
+``--split validation`` shows validation digits with other seeds, to develop with. ``--save FOLDER``
+writes the pictures that are read wrong.
 """
 
 from __future__ import annotations
@@ -355,6 +355,35 @@ def enlarged_digits() -> tuple[list[Array], list[str]]:
     return pages, [str(label) for label in data.target]
 
 
+# Letters that do not look like a digit to people, and fonts of Matplotlib that `--reject` does not
+# train with.
+LETTERS = "ACEFGHJKLMNPRTUVWXYacdefhijkmnprtuvwxy"
+OTHER_FONTS = ("cmr10", "cmss10", "cmtt10", "cmti10", "cmb10")
+
+
+def letters() -> list[Array]:
+    """Return pictures of single letters, each in three sizes and five fonts, some aslant."""
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    rng = np.random.default_rng(0)
+    pages = []
+    for name in OTHER_FONTS:
+        for size in (40, 70, 110):
+            font = ImageFont.truetype(str(folder / f"{name}.ttf"), size)
+            for letter in LETTERS:
+                image = Image.new("L", (2 * size, 2 * size), 255)
+                ImageDraw.Draw(image).text((size, size), letter, 30, font, anchor="mm")
+                pages.append(np.asarray(image.rotate(rng.uniform(-10, 10), fillcolor=255)))
+    return pages
+
+
+def sure_letters(reader: Model) -> tuple[int, int]:
+    """Return how many letters are taken for sure digits, and how many there are."""
+    answers = list(reader.read(letters()))
+    return sum(isinstance(each, Prediction) and each.sure for each in answers), len(answers)
+
+
 def main() -> None:
     """Print a line for each kind."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -399,6 +428,8 @@ def main() -> None:
         digits, texts = enlarged_digits()
         right, sure, _ = read(reader, digits, texts, single=True)
         print(f"{f'load_digits, of {len(digits):,}':45} {right:5,} {sure:12}")
+        sure, count = sure_letters(reader)
+        print(f"{f'letters, of {count}':45} {'':5} {sure:12}")
 
 
 if __name__ == "__main__":
