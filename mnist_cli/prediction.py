@@ -30,8 +30,8 @@ from mnist_cli.training.calibration import judge
 from mnist_cli.training.checkpoint import PRETRAINED, Calibration
 
 NUMPY = "numpy"
-# For models that were saved without a calibration: those of a model trained without `--reject`, by
-# `tests/benchmarks/calibration.py`.
+# For the model in this package, by `tests/benchmarks/calibration.py`, and for other models that
+# were saved without a calibration.
 DEFAULT_CALIBRATION = Calibration(temperature=1.15, sure_probability=0.78, sure_evidence=7.7)
 
 # Pictures per call of the network: enough for it to be fast, few enough to show progress.

@@ -27,18 +27,17 @@ _MAX_STROKES = 4  # components that may be strokes of one digit
 _SIZE_RANGE = (0.4, 2.0)
 # Evidence that a page must gain to be turned by a quarter, in all and per component. Upright, a 0,
 # 1, 6, 8 or 9 may have up to 2 less than turned by 180 degrees.
-_MIN_TURN_GAIN = 7.0
-_MIN_TURN_MEAN_GAIN = 3.0
+_MIN_TURN_GAIN = 5.0
+_MIN_TURN_MEAN_GAIN = 1.5
 # Evidence per component that tilting must gain, less with more components: the network reads digits
 # that are tilted by a few degrees nearly as well.
-_MIN_TILT_GAIN = 1.8
-# Evidence below and above these says nothing more: so no single digit decides for a page.
-_MIN_EVIDENCE = -4.0
-_MAX_EVIDENCE = 12.0
+_MIN_TILT_GAIN = 1.2
+# Evidence above this says nothing: so no single digit decides for a page.
+_MAX_EVIDENCE = 16.0
 # Components with holes, and their fraction, from which digits may be outlines.
 _MIN_OUTLINES = 3
 _MIN_OUTLINE_FRACTION = 0.75
-_SHAPE_EVIDENCE = 0.0  # evidence that shapes which are no digits often have
+_SHAPE_EVIDENCE = 8.0  # evidence that shapes which are no digits often have
 # Degrees: directions in which lines of text are searched for, and the tilt below which a line is
 # read as it is.
 _DIRECTIONS_DEGREES = np.arange(-45.0, 135.0, 1.0)
@@ -222,7 +221,7 @@ def _turned_evidence(
     # The centre of mass is at (14, 14), half a pixel from where a turn leaves it: that is rounded.
     turned = [np.rot90(images, -turn // 90, axes=(1, 2)) for turn in turns]
     found = evidence(np.ascontiguousarray(np.concatenate(turned)))
-    return np.clip(found, _MIN_EVIDENCE, _MAX_EVIDENCE).reshape(len(turns), len(images))
+    return np.minimum(found, _MAX_EVIDENCE).reshape(len(turns), len(images))
 
 
 def _best_turn(found: Array) -> int:

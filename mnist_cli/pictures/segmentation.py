@@ -34,11 +34,11 @@ ComponentEvidence: TypeAlias = "Callable[[Sequence[Component]], Array]"
 _FRAGMENT_HEIGHT = 0.6
 _MIN_SMALL_HEIGHT = 0.2
 _MIN_SMALL_ASPECT = 0.6  # width to height
-_MIN_SMALL_EVIDENCE = 3.0
+_MIN_SMALL_EVIDENCE = 7.7
 # Two components of nearly the same height, of which one has so much evidence, are two digits: with
 # a 1 beside it, a 4 would have more.
 _FULL_HEIGHT = 0.8
-_DIGIT_EVIDENCE = 3.0
+_DIGIT_EVIDENCE = 10.5
 # Pairs of neighbours that the classifier judges: a page of digits has fewer, and textures with
 # more would take long.
 _MAX_PAIRS = 5000

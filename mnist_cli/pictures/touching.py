@@ -27,21 +27,21 @@ _MAX_GAP_IN_DIGIT = 0.08
 # Evidence at which a part is as likely a digit as no digit, and above which more says nothing: so
 # one part that is a clear digit cannot outweigh another that is none. A component as it was found
 # is more likely a digit than what was cut or joined. Chosen on lines of validation digits.
-_EVEN_EVIDENCE = 4.0
-_MAX_EVIDENCE = 8.0
-_WHOLE_COMPONENT_GAIN = 6.0
-_LONE_COMPONENT_GAIN = 8.0  # for one that has its line to itself, unless it is too wide
+_EVEN_EVIDENCE = 10.5
+_MAX_EVIDENCE = 16.0
+_WHOLE_COMPONENT_GAIN = 1.0
+_LONE_COMPONENT_GAIN = 4.0  # for one that has its line to itself, unless it is too wide
 # With at least so much evidence a component is one digit, unless it is wider than the limit and has
-# neighbours: three in four of the digits have it, and less than one in a hundred touching pairs.
-_CERTAIN_EVIDENCE = 7.0
+# neighbours: three in four of the wide digits have it, and one in twenty touching pairs.
+_CERTAIN_EVIDENCE = 14.0
 _MAX_CERTAIN_ASPECT = 1.0
 # Evidence that a cut costs for a whole height of ink that it passes through: where digits touch,
 # that is the width of a stroke.
-_CUT_COST = 24.0
+_CUT_COST = 8.0
 # Evidence that a part loses for each tenth of the line's height that it is wider than 1.1 or lower
 # than 0.75 of it.
-_FLATNESS_COST = 2.0
-_LOWNESS_COST = 4.0
+_FLATNESS_COST = 1.0
+_LOWNESS_COST = 2.0
 
 # Pixels: cuts are searched for in ink scaled to this height. That is enough for a cut to curve
 # between two digits, and too little for it to follow a loop.

@@ -8,8 +8,8 @@ distorted first as handwriting varies: rotated, slanted, thinner or thicker.
 A prediction is sure if
 
 - its probability is at least ``sure_probability``: of the validation digits above this limit, at
-  most 1 in 500 is wrong;
-- and its evidence (`evaluation.evidence`) is at least ``sure_evidence``: all but 2 in 100 of the
+  most 1 in 200 is wrong;
+- and its evidence (`evaluation.evidence`) is at least ``sure_evidence``: all but 3 in 100 of the
   validation digits have so much. This excludes what is no digit: a letter may resemble a 6 more
   than any other digit, but still not resemble a 6.
 """
@@ -35,8 +35,8 @@ _ROTATION_DEGREES = 12.0  # to either side
 _SLANT = 0.25  # horizontal displacement per pixel of height, to either side
 _MIN_ENLARGEMENT, _MAX_ENLARGEMENT = 0.7, 1.2
 
-_MAX_WRONG = 1 / 500  # fraction of the sure digits
-_LOW_EVIDENCE = 0.02  # fraction of the validation digits that is not sure for lack of evidence
+_MAX_WRONG = 1 / 200  # fraction of the sure digits
+_LOW_EVIDENCE = 0.03  # fraction of the validation digits that is not sure for lack of evidence
 MIN_DIGITS = 100  # fewer validation digits are too few to estimate these fractions
 _UNREACHABLE = 2.0  # a probability that no prediction reaches: none is sure
 

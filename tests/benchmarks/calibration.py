@@ -2,13 +2,12 @@
 
 Prints the limits (see `mnist_cli.training.calibration`) of a model, by default the one in the
 package, from all of MNIST's validation digits, and what they do. A training works its model's own
-out from some of them; ``--write`` puts these in their place.
+out from some of them.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ import numpy as np
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.data.split import split
 from mnist_cli.prediction import PRETRAINED, Model
-from mnist_cli.training import checkpoint
 from mnist_cli.training.calibration import calibrate, judge, simulate_handwriting
 
 SEED = 0
@@ -26,9 +24,7 @@ def main() -> None:
     """Print the three limits and what they do."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", type=Path, default=PRETRAINED)
-    parser.add_argument("--write", action="store_true", help="store the limits in the model")
-    options = parser.parse_args()
-    reader = Model(options.model)
+    reader = Model(parser.parse_args().model)
     data = split(load_dataset(), seed=SEED)
     images, labels = simulate_handwriting(
         data.validation_images, data.validation_labels, np.random.default_rng(SEED)
@@ -41,10 +37,6 @@ def main() -> None:
         print(f"{name}: {used}")
         print(f"  {len(labels):,} digits, {right.mean():.2%} read right")
         print(f"  sure {sure.mean():.2%}, of them {right[sure].mean():.2%} right")
-    if options.write:
-        checkpoint.save(
-            options.model, replace(reader.checkpoint, calibration=limits["worked out here"])
-        )
 
 
 if __name__ == "__main__":
