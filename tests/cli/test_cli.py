@@ -199,9 +199,12 @@ def test_info_says_what_is_not_installed() -> None:
     ("arguments", "said"),
     [
         (["train", "--framework", "jaxx"], "Unknown framework 'jaxx'. Choose from"),
-        (["train", "--arch", "rnn"], "Unknown architecture 'rnn'. Choose from cnn, mlp."),
+        (
+            ["train", "--arch", "rnn"],
+            "Unknown architecture 'rnn'. Choose from cnn, mlp, lenet5, linear, deep, resnet, or",
+        ),
         (["train", "--activation", "tanh", "--arch", "mlp"], "Unknown activation 'tanh'"),
-        (["train", "--activation", "sigmoid"], "The CNN always uses ReLU"),
+        (["train", "--activation", "sigmoid"], "activations of 'cnn' are in its line"),
         (["train", "--device", "tpu"], "Unknown device 'tpu'. Choose from auto, cpu, cuda."),
         (["train", "--epochs", "0"], "epochs must be from 1 to 10000, not 0."),
         (["train", "--epochs", "many"], "'--epochs': Input should be a valid integer"),
