@@ -176,8 +176,16 @@ class Activation:
                 outputs += 1
                 outputs *= 0.5
             case "gelu":
-                self._tanh = np.tanh(_GELU_SCALE * (inputs + _GELU_CUBE * inputs**3))
-                np.multiply(0.5 * inputs, 1 + self._tanh, out=outputs)
+                tanh = self._tanh = self._buffers("tanh", inputs.shape, inputs.dtype)
+                np.multiply(inputs, inputs, out=tanh)
+                tanh *= _GELU_CUBE
+                tanh += 1
+                tanh *= inputs
+                tanh *= _GELU_SCALE
+                np.tanh(tanh, out=tanh)
+                np.add(tanh, 1, out=outputs)
+                outputs *= inputs
+                outputs *= 0.5
         return outputs
 
     def backward(self, gradient: Array | None) -> Array | None:
@@ -192,9 +200,17 @@ class Activation:
             case "sigmoid":
                 gradient *= self._outputs * (1 - self._outputs)
             case "gelu":
-                inner = _GELU_SCALE * (1 + 3 * _GELU_CUBE * self._inputs**2)
-                slope = (1 - self._tanh**2) * inner
-                gradient *= 0.5 * (1 + self._tanh + self._inputs * slope)
+                slope = self._buffers("slope", gradient.shape, gradient.dtype)
+                np.multiply(self._inputs, self._inputs, out=slope)
+                slope *= 3 * _GELU_CUBE * _GELU_SCALE
+                slope += _GELU_SCALE
+                slope *= self._inputs
+                tanh = self._tanh
+                slope *= 1 - tanh * tanh
+                slope += tanh
+                slope += 1
+                slope *= 0.5
+                gradient *= slope
         return gradient
 
 
@@ -377,8 +393,10 @@ class Residual:
         outputs = self._buffers("outputs", inputs.shape, inputs.dtype)
         return np.add(inputs, hidden, out=outputs)
 
-    def backward(self, gradient: Array) -> Array:
-        """Return dx for dy, which is overwritten."""
+    def backward(self, gradient: Array | None) -> Array | None:
+        """Return dx, or None if there is no dy, which is overwritten."""
+        if gradient is None:
+            return None
         total = self._buffers("input gradient", gradient.shape, gradient.dtype)
         np.copyto(total, gradient)  # the body changes its copy
         hidden: Any = gradient
