@@ -6,7 +6,7 @@ Options, files and JSON fields use the short names that one types: ``torch``, ``
 from __future__ import annotations
 
 _FRAMEWORKS = {"numpy": "NumPy", "tensorflow": "TensorFlow", "torch": "PyTorch"}
-_NETWORKS = {"cnn": "CNN", "mlp": "MLP"}
+_NETWORKS = {"cnn": "CNN", "mlp": "MLP", "lenet5": "LeNet-5", "resnet": "ResNet"}
 
 
 _DATASETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "kmnist": "KMNIST"}

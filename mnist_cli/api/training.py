@@ -163,9 +163,10 @@ def _network(
     if origin is not None and arch is None and arch_file is None:
         asked = [replace(origin.spec, activation=activation or origin.spec.activation)]
     else:
-        usual = "cnn" if arch_file is None else None
+        if arch is None and arch_file is None:
+            arch = "cnn"
         activation = activation or ("relu" if origin is None else origin.spec.activation)
-        asked = resolve_archs(arch or usual, activation=activation, arch_file=arch_file)
+        asked = resolve_archs(arch, activation=activation, arch_file=arch_file)
     if len(asked) > 1:
         names = ", ".join(each.arch for each in asked)
         raise UsageError(f"There are several networks to train: {names}. Choose with --arch.")

@@ -17,7 +17,7 @@ import numpy as np
 
 from mnist_cli.arrays import IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec
-from mnist_cli.errors import CheckpointError
+from mnist_cli.errors import CheckpointError, UsageError
 
 # Of the values of one image between two layers: (channels, height, width), or (features,).
 Shape: TypeAlias = tuple[int, ...]
@@ -365,6 +365,16 @@ def initial_weights(spec: ModelSpec, rng: np.random.Generator) -> Weights:
             for kind, value in starts.items():
                 weights[f"{layer.name}.{kind}"] = np.full(layer.channels, value, dtype=np.float32)
     return weights
+
+
+def require_batch_size(spec: ModelSpec, batch_size: int) -> None:
+    """Raise `UsageError` if a batch norm would get one value, which has no variance."""
+    for layer, shape in leaves(layers(spec)):
+        if isinstance(layer, BatchNorm) and batch_size * math.prod(shape[1:]) < 2:
+            raise UsageError(
+                f"The batch norm {layer.name} of {spec.arch} needs at least 2 images per step, "
+                f"not {batch_size}. Choose a larger --batch-size."
+            )
 
 
 def require_weights(

@@ -16,7 +16,7 @@ from mnist_cli.config import TrainConfig
 from mnist_cli.data.dataset import Dataset
 from mnist_cli.data.split import Split
 from mnist_cli.errors import CheckpointError, DivergedError
-from mnist_cli.networks.spec import parameter_shapes
+from mnist_cli.networks.spec import parameter_shapes, require_batch_size
 from mnist_cli.randomness import stream
 from mnist_cli.records import EpochRecord
 from mnist_cli.training import checkpoint as checkpoints
@@ -111,6 +111,7 @@ def fit(
     config = start.config
     count = len(data.train.labels)
     recipe.require_batch(config, count)
+    require_batch_size(start.spec, config.batch_size)
     steps = recipe.steps_per_epoch(config, count)
     warmup_seconds = _warm_up(classifier, data, start)
     rates = recipe.learning_rates(config, config.epochs * steps)

@@ -11,7 +11,7 @@ from hypothesis import given
 from network_lines import lines
 
 from mnist_cli.config import NETWORKS, ModelSpec
-from mnist_cli.errors import CheckpointError
+from mnist_cli.errors import CheckpointError, UsageError
 from mnist_cli.networks import picture, spec
 from mnist_cli.networks.language import find_network
 from mnist_cli.networks.spec import (
@@ -101,6 +101,13 @@ def test_the_variance_of_weights_looks_past_pools_norms_and_residuals_to_the_act
     assert weights["conv1.weight"].std() == pytest.approx((2 / 9) ** 0.5, rel=0.1)
     assert weights["conv2.weight"].std() == pytest.approx((2 / 576) ** 0.5, rel=0.02)
     assert weights["conv3.weight"].std() == pytest.approx((1 / 576) ** 0.5, rel=0.02)
+
+
+def test_a_batch_norm_of_one_value_is_refused() -> None:
+    spec.require_batch_size(find_network("batchnorm"), 1)  # 784 pixels
+    spec.require_batch_size(find_network("dense 5, batchnorm"), 2)
+    with pytest.raises(UsageError, match=r"bn1 of .* needs at least 2 images per step, not 1"):
+        spec.require_batch_size(find_network("dense 5, batchnorm"), 1)
 
 
 def test_wrong_weights_are_refused_by_name() -> None:
