@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from mnist_cli.errors import UsageError
@@ -61,11 +62,21 @@ class ModelSpec:
             require_choice("architecture", self.arch, tuple(NETWORKS))
             line = NETWORKS[self.arch].format(activation=self.activation)
             object.__setattr__(self, "line", line)
+        elif not is_file_name(self.arch):
+            raise UsageError(
+                f"'{self.arch}' is no name for a network's files. Take small letters, digits, "
+                "'.', '_' and '-', at most 32."
+            )
         if self.activation != "relu" and not takes_activation(self.arch):
             raise UsageError(
                 f"The activations of '{self.arch}' are in its line: it has no {self.activation} "
                 "to choose. Leave --activation out, choose --arch mlp, or write the layers."
             )
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a network may have this name, which is part of its files' names."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,31}", name) is not None
 
 
 def takes_activation(arch: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mnist_cli.arrays import CLASSES
-from mnist_cli.config import NETWORKS, ModelSpec, takes_activation
+from mnist_cli.config import NETWORKS, ModelSpec, is_file_name, takes_activation
 from mnist_cli.errors import UsageError
 from mnist_cli.networks.spec import (
     INPUT,
@@ -40,7 +40,6 @@ MAX_NESTING = 8
 _CONTEXT = 40  # characters of a line that an error shows on either side of its place
 _NAME_CHARACTERS = 24
 _TOKEN = re.compile(r"[^\s,()]+|[,()]")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 
 @dataclass
@@ -125,7 +124,7 @@ def _read_layers(reader: _Reader, shape: Shape) -> tuple[list[Layer], Shape]:
 
             near = difflib.get_close_matches(word, _READERS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(_READERS)}"
-            reader.fail(f"unknown layer '{word}'; {hint}", at=start)
+            reader.fail(f"unknown layer '{word[:20]}'; {hint}", at=start)
         usage, read = _READERS[word]
         layer = read(reader, word, shape, start)
         if reader.next not in ("", ",", ")"):
@@ -321,7 +320,7 @@ def read_networks(paths: Iterable[Path]) -> dict[str, str]:
     for path in paths:
         for name, table in _read_toml(path).items():
             where = f"{path}, [{name}]"
-            if _NAME.fullmatch(name) is None:
+            if not is_file_name(name):
                 raise UsageError(
                     f"{where}: ^{name} is no name for a file. "
                     "Take small letters, digits, '.', '_' and '-', at most 32."

@@ -134,6 +134,12 @@ def test_the_picture_shows_every_shape_that_changes_in_80_columns() -> None:
     assert max(map(len, drawn.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("name", ["../cnn", "a/b", "A", "", ".a", "a b", "a" * 33, "a\n"])
+def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="no name for a network's files"):
+        ModelSpec(name, line="dense 5")
+
+
 def test_a_spec_is_json_there_and_back() -> None:
     for network in (ModelSpec("mlp", "sigmoid"), find_network("conv 4, residual(relu)")):
         assert ModelSpec(**json.loads(json.dumps(asdict(network)))) == network
