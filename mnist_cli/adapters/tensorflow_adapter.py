@@ -199,6 +199,7 @@ class TensorFlowClassifier:
             name: tf.Variable(tf.zeros(variable.shape)) for name, variable in self.variables.items()
         }
         self._resident: tuple[Array, Any] | None = None
+        self._is_compiled = False  # the prediction
         self._train_chunk = self._compile_chunk(config)
         # Predictions are computed in float32, whatever the training precision.
         self._predicting_model = self.model if config.precision == "float32" else build_model(spec)
@@ -345,8 +346,13 @@ class TensorFlowClassifier:
             batch = slice(start, start + _PREDICT_BATCH)
             logits[batch] = self._predict(tf.constant(images[batch, ..., np.newaxis])).numpy()
 
+        # The first call compiles: two threads that begin it at once crash TensorFlow now and then.
+        starts = range(0, len(images), _PREDICT_BATCH)
+        if starts and not self._is_compiled:
+            predict(0)
+            self._is_compiled, starts = True, starts[1:]
         with ThreadPoolExecutor(self.splits) as pool:
-            list(pool.map(predict, range(0, len(images), _PREDICT_BATCH)))
+            list(pool.map(predict, starts))
         return logits
 
     def export_weights(self) -> Weights:
