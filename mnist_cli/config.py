@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from mnist_cli.errors import UsageError
 
-ARCHITECTURES = ("cnn", "mlp")
+# The known networks, as lines of layers (`networks.language`); the last "dense 10" is added.
+NETWORKS = {
+    "cnn": "conv 32, relu, pool, conv 64, relu, pool, dense 128, relu",
+    "mlp": "dense 128, {activation}",
+    "lenet5": "conv 6 5x5, tanh, pool avg, conv 16 5x5 valid, tanh, pool avg, dense 120, tanh, "
+    "dense 84, tanh",
+    "linear": "dense 10",
+    "deep": "dense 256, relu, dense 128, relu, dense 64, relu, dense 32, relu",
+    "resnet": "conv 16, batchnorm, relu, pool, residual(conv 16, batchnorm, relu, conv 16, "
+    "batchnorm), relu, conv 32, batchnorm, relu, pool, dropout 0.25, dense 64, relu",
+}
+ARCHITECTURES = ("cnn", "mlp")  # those of a comparison, if none is asked for
 ACTIVATIONS = ("relu", "sigmoid")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ROTATIONS = ("auto", "0", "90", "180", "270")  # degrees clockwise by which a picture is turned
@@ -33,22 +45,43 @@ def _require(condition: bool, what: str, expected: str, value: object) -> None:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network: ``arch`` is ``cnn`` or ``mlp``; ``activation`` is that of the MLP's hidden layer.
+    """A network: a short name, ``arch``, for files, tables and charts, and its ``line`` of layers.
 
-    Raises `UsageError` for an unknown name, or for a CNN with another activation than ReLU.
+    A name in `NETWORKS` has its line from there, with ``activation`` where the line leaves it open,
+    which only that of the MLP does. `networks.spec` derives everything else from the line. Raises
+    `UsageError` for an unknown name without a line, or an activation that has no place.
     """
 
     arch: str
     activation: str = "relu"
+    line: str = ""
 
     def __post_init__(self) -> None:
-        require_choice("architecture", self.arch, ARCHITECTURES)
         require_choice("activation", self.activation, ACTIVATIONS)
-        if self.arch == "cnn" and self.activation != "relu":
+        if not self.line:
+            require_choice("architecture", self.arch, tuple(NETWORKS))
+            line = NETWORKS[self.arch].format(activation=self.activation)
+            object.__setattr__(self, "line", line)
+        elif not is_file_name(self.arch):
             raise UsageError(
-                f"The CNN always uses ReLU, not {self.activation}. "
-                "Leave --activation out, or choose --arch mlp."
+                f"'{self.arch}' is no name for a network's files. Take small letters, digits, "
+                "'.', '_' and '-', at most 32."
             )
+        if self.activation != "relu" and not takes_activation(self.arch):
+            raise UsageError(
+                f"The activations of '{self.arch}' are in its line: it has no {self.activation} "
+                "to choose. Leave --activation out, choose --arch mlp, or write the layers."
+            )
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a network may have this name, which is part of its files' names."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,31}", name) is not None
+
+
+def takes_activation(arch: str) -> bool:
+    """Return whether the line of a known network leaves its activation open."""
+    return "{activation}" in NETWORKS.get(arch, "")
 
 
 @dataclass(frozen=True)

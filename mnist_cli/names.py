@@ -11,7 +11,7 @@ _FRAMEWORKS = {
     "tensorflow": "TensorFlow",
     "torch": "PyTorch",
 }
-_NETWORKS = {"cnn": "CNN", "mlp": "MLP"}
+_NETWORKS = {"cnn": "CNN", "mlp": "MLP", "lenet5": "LeNet-5", "resnet": "ResNet"}
 
 
 _DATASETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "kmnist": "KMNIST"}

@@ -15,6 +15,7 @@ _STREAMS = {
     "augment": 4,
     "calibration": 5,
     "non-digits": 6,
+    "dropout": 7,
 }
 
 

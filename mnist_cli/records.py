@@ -57,8 +57,9 @@ class RunRecord:
     ``label_smoothing``, ``warmup_fraction`` and ``decay_power`` are None in older records.
     ``model_epoch`` is the epoch whose model was kept and that ``test_accuracy`` is of: the last or,
     with ``patience``, the best; None in older records, where it is the last. ``started_from`` is
-    the model file from which the training went on, if any. ``conditions`` is what the machine did
-    from the warm-up to the last evaluation; None in older records.
+    the model file from which the training went on, if any. ``line`` is the network's line of layers
+    and ``operations`` what a prediction computes per image; ``conditions`` is what the machine did
+    from the warm-up to the last evaluation. All three are None in older records.
     """
 
     framework: str
@@ -95,6 +96,8 @@ class RunRecord:
     model_epoch: int | None = None
     started_from: str | None = None
     conditions: Conditions | None = None
+    line: str | None = None
+    operations: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:

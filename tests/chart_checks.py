@@ -29,6 +29,27 @@ def alike(record: RunRecord, **same: float) -> RunRecord:
     return replace(record, history=history, test_accuracy=same["accuracy"])
 
 
+NETWORKS = (
+    *("cnn", "mlp", "lenet5", "linear", "deep", "resnet"),
+    *("conv16-dense64-d984", "conv16-conv32-dense-ab12"),
+)
+
+
+def make_networks(archs: Sequence[str], *, seeds: int, epochs: int = 5) -> list[RunRecord]:
+    """Runs of several networks in three frameworks, from 8,000 to 30 million parameters."""
+    return [
+        replace(
+            make_record(framework, "cnn" if place % 2 else "mlp", seed=seed, epochs=epochs),
+            arch=arch,
+            parameters=8_000 * 8 ** (place % 5),
+            operations=16_000 * 9 ** (place % 5),
+        )
+        for place, arch in enumerate(archs)
+        for framework in ("numpy", "tensorflow", "torch")
+        for seed in range(seeds)
+    ]
+
+
 COMPARISONS: dict[str, Callable[[], list[RunRecord]]] = {
     "all": make_records,
     "one framework": lambda: make_records(["tensorflow"]),
@@ -46,6 +67,17 @@ COMPARISONS: dict[str, Callable[[], list[RunRecord]]] = {
     "all equal": lambda: [alike(run, accuracy=0.99) for run in make_records(["torch", "numpy"])],
     "perfect, memory unknown": lambda: [
         replace(alike(make_record(), accuracy=1.0), peak_rss_mib=0.0)
+    ],
+    "eight networks": lambda: make_networks(NETWORKS, seeds=3),
+    "one long name and one epoch": lambda: make_networks(NETWORKS[-1:], seeds=1, epochs=1),
+    "sizes unknown": lambda: [
+        replace(run, operations=None) for run in make_networks(NETWORKS[:3], seeds=1)
+    ],
+    "intervals wider than all percents": lambda: [
+        alike(run, accuracy=0.1 + 0.8 * run.seed) for run in make_networks(NETWORKS[:2], seeds=2)
+    ],
+    "likewise of four networks": lambda: [
+        alike(run, accuracy=0.1 + 0.8 * run.seed) for run in make_networks(NETWORKS[:4], seeds=2)
     ],
     "all wrong": lambda: [alike(make_record(), accuracy=0.0)],
 }
@@ -84,6 +116,15 @@ SWEEPS: dict[str, Callable[[], list[RunRecord]]] = {
     ),
     "one framework": lambda: make_sweep([10, 100, 1000], ["torch"]),
     "one size": lambda: make_sweep([64]),
+    "eight networks": lambda: [
+        replace(run, batch_size=size, images_per_second=run.images_per_second * size**0.5)
+        for size in POWERS_OF_2
+        for run in make_networks(NETWORKS, seeds=2, epochs=2)
+    ],
+    "own networks": lambda: [
+        replace(run, arch={"cnn": "resnet", "mlp": "conv16-conv32-dense-ab12"}[run.arch])
+        for run in make_sweep(POWERS_OF_2, slow_above=128)
+    ],
     "98% never reached": lambda: make_sweep([1], ["numpy"], slow_above=0),
     "many sizes, third-party frameworks": lambda: make_sweep(
         [*POWERS_OF_2, 96, 100, 1000, 1024, 65_536],

@@ -16,7 +16,7 @@ import pytest
 from idx_files import write_dataset
 
 from mnist_cli.cli import app
-from mnist_cli.scratch.worker_group import can_fork
+from mnist_cli.scratch.engine.worker_group import can_fork
 
 FAKE_FRAMEWORK = Path(__file__).parent / "fake_framework"
 
@@ -33,8 +33,8 @@ def fake_framework() -> None:
 def worker_kinds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run with workers of the NumPy network that are processes, and with threads."""
     if request.param == "threads":
-        monkeypatch.setattr("mnist_cli.scratch.worker_group.can_fork", lambda: False)
-        monkeypatch.setattr("mnist_cli.scratch.network.can_fork", lambda: False)
+        monkeypatch.setattr("mnist_cli.scratch.engine.worker_group.can_fork", lambda: False)
+        monkeypatch.setattr("mnist_cli.scratch.engine.network.can_fork", lambda: False)
     elif not can_fork():
         pytest.skip("workers are threads here")
     return str(request.param)

@@ -16,6 +16,7 @@ from mnist_cli.arrays import CLASSES, NO_DIGIT, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.names import framework_name
+from mnist_cli.networks.spec import dropouts
 
 # Losses are returned in chunks of this many steps: often enough for a live display, rarely enough
 # that the device need not be synchronised for every loss.
@@ -65,6 +66,20 @@ def refuse_mps(framework: str, device: str) -> None:
         )
 
 
+def dropout_masks(spec: ModelSpec, seed: int, batch_size: int) -> list[Array]:
+    """Return which values each dropout keeps in one step, bool (batch_size, *shape of its inputs).
+
+    In the order of the layers, images channels first. The probability is rounded to 1/65536,
+    because whole numbers are drawn faster. What is kept is multiplied by 1 / (1 - probability).
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        rng.integers(0, 65_536, (batch_size, *shape), dtype=np.uint16)
+        >= round(65_536 * probability)
+        for probability, shape in dropouts(spec)
+    ]
+
+
 class Classifier(Protocol):
     """One network in one framework, with its optimiser's state.
 
@@ -77,18 +92,25 @@ class Classifier(Protocol):
     """
 
     def train_epoch(
-        self, images: Array, labels: Array, *, order: Array, learning_rates: Array
+        self,
+        images: Array,
+        labels: Array,
+        *,
+        order: Array,
+        learning_rates: Array,
+        mask_seeds: Array | None = None,
     ) -> Iterator[Array]:
         """Take ``len(learning_rates)`` steps and yield their losses, float32, in chunks.
 
         Step i reads the images ``order[i * batch_size : (i + 1) * batch_size]`` and uses
-        ``learning_rates[i]``; ``order`` has int64 indices, a whole number of batches. The loss is
-        the mean softmax cross-entropy of the batch before its update, without weight decay and
+        ``learning_rates[i]`` and the `dropout_masks` of ``mask_seeds[i]``, int64; ``order`` has
+        int64 indices, a whole number of batches. Without ``mask_seeds`` all seeds are 0. The loss
+        is the mean softmax cross-entropy of the batch before its update, without weight decay and
         label smoothing, so that it compares with that of other images. The update follows the
         gradient of the cross-entropy with smoothed labels; with velocity v, starting at 0
         (Nesterov's momentum in PyTorch's form):
         g = gradient + weight_decay * w (weights only, not biases); v = momentum * v + g;
-        w = w - learning_rate * (g + momentum * v).
+        w = w - learning_rate * (g + momentum * v). A `BatchNorm` normalises by the whole batch.
         """
         ...
 
@@ -97,7 +119,10 @@ class Classifier(Protocol):
         ...
 
     def export_weights(self) -> Weights:
-        """Return a copy of the weights, canonical names and layouts (see `networks.spec`)."""
+        """Return a copy of all weights, canonical names and layouts (see `networks.spec`).
+
+        Batch norm's running statistics are among them.
+        """
         ...
 
     def import_weights(self, weights: Weights) -> None:
@@ -105,7 +130,7 @@ class Classifier(Protocol):
         ...
 
     def export_optimizer(self) -> Weights:
-        """Return a copy of the velocities, named and laid out as the weights."""
+        """Return a copy of the velocities, named and laid out as the weights that have some."""
         ...
 
     def import_optimizer(self, velocities: Weights) -> None:

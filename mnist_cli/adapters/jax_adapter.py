@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import jax
@@ -13,6 +15,7 @@ from jax import lax
 
 from mnist_cli.adapters.base import (
     compiled_chunks,
+    dropout_masks,
     refuse_mps,
     require_precision,
     smoothed_targets,
@@ -21,14 +24,21 @@ from mnist_cli.arrays import IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.networks.spec import (
+    EPSILON,
+    STATISTICS_MOMENTUM,
     Activation,
+    AveragePool,
+    BatchNorm,
     Conv,
     Dense,
+    Dropout,
     Flatten,
     Layer,
     MaxPool,
+    Residual,
+    dropouts,
+    flattened_channels,
     layers,
-    parameter_layers,
     parameter_shapes,
 )
 
@@ -38,55 +48,110 @@ _SPATIAL_LAST = ("NHWC", "OIHW", "NHWC")
 Parameters: TypeAlias = dict[str, jax.Array]
 
 
-def _logits(
-    network: tuple[Layer, ...], weights: Parameters, images: jax.Array, precision: str
-) -> jax.Array:
-    """Return logits (N, 10), float32, for images (N, 28, 28, 1).
+@dataclass
+class _Pass:
+    """What a forward pass needs beside its inputs, and the running statistics that it moves.
 
     ``weights`` are canonical, but for those of dense layers on flattened feature maps: see
-    `JaxClassifier`.
+    `JaxClassifier`. ``masks`` are those of each dropout, channels last; None when predicting.
     """
+
+    weights: Parameters
+    precision: str
+    masks: Iterator[jax.Array] | None = None
+    statistics: Parameters = field(default_factory=dict)
+
     # Full float32 on a GPU too: by default XLA takes TF32 there.
-    dtype, products = {
-        "float32": (jnp.float32, "highest"),
-        "tf32": (jnp.float32, "tensorfloat32"),
-        "bfloat16": (jnp.bfloat16, "default"),
-    }[precision]
-    hidden = images.astype(dtype)
+    @property
+    def dtype(self) -> Any:
+        return jnp.bfloat16 if self.precision == "bfloat16" else jnp.float32
+
+    @property
+    def products(self) -> str:
+        precisions = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default"}
+        return precisions[self.precision]
+
+    def of(self, layer: Conv | Dense) -> Iterator[jax.Array]:
+        """Yield the weight and the bias of a layer."""
+        names = (f"{layer.name}.weight", f"{layer.name}.bias")
+        return (self.weights[name].astype(self.dtype) for name in names)
+
+
+def _logits(network: Sequence[Layer], images: jax.Array, run: _Pass) -> jax.Array:
+    """Return logits (N, 10), float32, for images (N, 28, 28, 1)."""
+    return _outputs(network, images.astype(run.dtype), run).astype(jnp.float32)
+
+
+def _outputs(network: Sequence[Layer], hidden: jax.Array, run: _Pass) -> jax.Array:
+    """Return the outputs of layers for inputs (N, h, w, channels) or (N, features)."""
     for layer in network:
         match layer:
             case Conv():
-                kernel, bias = _of(weights, layer, dtype)
-                hidden = _convolve(hidden, kernel, products) + bias
+                kernel, bias = run.of(layer)
+                hidden = _convolve(hidden, kernel, layer, run.products) + bias
             case Dense():
-                weight, bias = _of(weights, layer, dtype)
-                hidden = jnp.dot(hidden, weight.T, precision=products) + bias
+                weight, bias = run.of(layer)
+                hidden = jnp.dot(hidden, weight.T, precision=run.products) + bias
             case Activation():
                 hidden = getattr(jax.nn, layer.function)(hidden)
             case MaxPool():
-                hidden = _max_pool(hidden)
+                hidden = _max_pool(hidden, layer.size)
+            case AveragePool():
+                hidden = _windows(hidden, layer.size).mean(axis=(2, 4))
+            case BatchNorm():
+                hidden = _normalized(hidden, layer, run)
+            case Dropout():
+                if run.masks is not None:
+                    scale = jnp.asarray(1 / (1 - layer.probability), hidden.dtype)
+                    hidden = hidden * next(run.masks).astype(hidden.dtype) * scale
             case Flatten():
                 hidden = hidden.reshape(len(hidden), -1)
-    return hidden.astype(jnp.float32)
+            case Residual():
+                hidden = hidden + _outputs(layer.body, hidden, run)
+    return hidden
 
 
-def _of(weights: Parameters, layer: Conv | Dense, dtype: Any) -> Iterator[jax.Array]:
-    """Yield the weight and the bias of a layer."""
-    return (weights[f"{layer.name}.{kind}"].astype(dtype) for kind in ("weight", "bias"))
+def _normalized(inputs: jax.Array, layer: BatchNorm, run: _Pass) -> jax.Array:
+    """Return `spec.BatchNorm` of inputs whose last axis is that of the channels, in float32."""
+    hidden = inputs.astype(jnp.float32)
+    weight, bias, mean, variance = (
+        run.weights[f"{layer.name}.{kind}"]
+        for kind in ("weight", "bias", "running_mean", "running_var")
+    )
+    if run.masks is not None:
+        axes = tuple(range(hidden.ndim - 1))
+        count = hidden.size // hidden.shape[-1]
+        batch_mean, batch_variance = hidden.mean(axis=axes), hidden.var(axis=axes)
+        unbiased = batch_variance * (count / (count - 1))
+        for kind, running, newest in (
+            ("running_mean", mean, batch_mean),
+            ("running_var", variance, unbiased),
+        ):
+            moved = running + STATISTICS_MOMENTUM * (newest - running)
+            run.statistics[f"{layer.name}.{kind}"] = lax.stop_gradient(moved)
+        mean, variance = batch_mean, batch_variance
+    scaled = (hidden - mean) * (lax.rsqrt(variance + EPSILON) * weight) + bias
+    return scaled.astype(inputs.dtype)
 
 
-def _convolve(maps: jax.Array, kernel: jax.Array, precision: str) -> jax.Array:
-    """Return the convolution of (N, h, w, in) by (out, in, 3, 3): (N, h, w, out)."""
-    if jax.default_backend() == "cpu":
+def _convolve(maps: jax.Array, kernel: jax.Array, layer: Conv, precision: str) -> jax.Array:
+    """Return the convolution of (N, h, w, in) by (out, in, k, k): (N, h, w, out)."""
+    is_usual = layer.stride == 1 and layer.padding == "same"
+    if jax.default_backend() == "cpu" and is_usual:
         return _convolve_on_cpu(maps, kernel.transpose(2, 3, 1, 0))
     return lax.conv_general_dilated(
-        maps, kernel, (1, 1), "SAME", dimension_numbers=_SPATIAL_LAST, precision=precision
+        maps,
+        kernel,
+        (layer.stride, layer.stride),
+        [(layer.margin, layer.margin)] * 2,
+        dimension_numbers=_SPATIAL_LAST,
+        precision=precision,
     )
 
 
 @jax.custom_vjp
 def _convolve_on_cpu(maps: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return `_convolve` by a kernel (3, 3, in, out).
+    """Return `_convolve` with stride 1 and padding "same" by a kernel (k, k, in, out).
 
     Within loops XLA has a fast convolution on a CPU for these layouts only, and does not bring the
     gradients' convolutions into them, as it does elsewhere: 20 times the time of a step.
@@ -116,20 +181,29 @@ def _convolve_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.
 _convolve_on_cpu.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _max_pool(maps: jax.Array) -> jax.Array:
-    """Return the maximum over 2x2 windows; the gradient goes to the first of equals.
+def _windows(maps: jax.Array, size: int) -> jax.Array:
+    """Return (N, h, w, channels) as (N, rows, size, columns, size, channels), without the rest."""
+    count, height, width, channels = maps.shape
+    rows, columns = height // size, width // size
+    whole = maps[:, : size * rows, : size * columns]
+    return whole.reshape(count, rows, size, columns, size, channels)
+
+
+def _max_pool(maps: jax.Array, size: int = 2) -> jax.Array:
+    """Return the maximum over windows; the gradient goes to the first of equals.
 
     By selections rather than `lax.reduce_window`, whose gradient is several times as slow.
     """
-    count, height, width, channels = maps.shape
-    rows, columns = height // 2, width // 2
-    windows = maps[:, : 2 * rows, : 2 * columns].reshape(count, rows, 2, columns, 2, channels)
+    windows = _windows(maps, size)
 
     def larger(one: jax.Array, other: jax.Array) -> jax.Array:
         return jnp.where(other > one, other, one)
 
-    upper, lower = (larger(windows[:, :, row, :, 0], windows[:, :, row, :, 1]) for row in range(2))
-    return larger(upper, lower)
+    rows = [
+        functools.reduce(larger, (windows[:, :, row, :, column] for column in range(size)))
+        for row in range(size)
+    ]
+    return functools.reduce(larger, rows)
 
 
 class JaxClassifier:
@@ -141,44 +215,48 @@ class JaxClassifier:
 
     def __init__(self, spec: ModelSpec, config: TrainConfig, device: jax.Device) -> None:
         self.batch_size = config.batch_size
-        self.network = layers(spec)
-        self.channels = dict(_flattened_channels(spec))
+        self.spec, self.network = spec, layers(spec)
+        self.channels = flattened_channels(spec)
         self.predict_batch = _PREDICT_BATCH.get(device.platform, _PREDICT_BATCH["gpu"])
         self.weights: Parameters = {}
+        self.statistics: Parameters = {}  # of batch norms
         self.velocities: Parameters = {
             name: jnp.zeros(shape) for name, shape in parameter_shapes(spec).items()
         }
         self._resident: tuple[Array, jax.Array] | None = None
         self._train = self._compile_chunk(config)
         self._predict = jax.jit(
-            lambda weights, images: _logits(self.network, weights, images, "float32")
+            lambda weights, images: _logits(self.network, images, _Pass(weights, "float32"))
         )
 
     def _compile_chunk(self, config: TrainConfig) -> Any:
-        """Return ((weights, velocities), images, labels, (order, rates)) -> (state, losses).
+        """Return (state, images, labels, (order, rates, masks)) -> (state, losses).
 
-        images (N, 28, 28, 1), labels (N,), order (n, batch), rates (n,); losses (n,). The state's
+        The state is weights, velocities and statistics; images (N, 28, 28, 1), labels (N,), order
+        (n, batch), rates (n,), a mask (n, batch, ...) for each dropout; losses (n,). The state's
         memory is used again for the new state.
         """
         smoothed = jnp.asarray(smoothed_targets(config))
 
         def mean_losses(
-            weights: Parameters, images: jax.Array, labels: jax.Array
-        ) -> tuple[jax.Array, jax.Array]:
-            """Return the losses with label smoothing and without."""
-            logits = _logits(self.network, weights, images, config.precision)
+            weights: Parameters, statistics: Parameters, images: Any, labels: Any, masks: Any
+        ) -> tuple[jax.Array, tuple[jax.Array, Parameters]]:
+            """Return the loss with label smoothing; that without, and the new statistics."""
+            run = _Pass(weights | statistics, config.precision, iter(masks))
+            logits = _logits(self.network, images, run)
             if config.reject:
                 logits = jnp.pad(logits, ((0, 0), (0, 1)))  # the logit of "no digit" is 0
             log_probabilities = jax.nn.log_softmax(logits)
             loss = -jnp.take_along_axis(log_probabilities, labels[:, np.newaxis], axis=1).mean()
-            return -(smoothed[labels] * log_probabilities).sum(axis=1).mean(), loss
+            smooth_loss = -(smoothed[labels] * log_probabilities).sum(axis=1).mean()
+            return smooth_loss, (loss, run.statistics)
 
         def chunk(state: Any, images: jax.Array, labels: jax.Array, steps: Any) -> Any:
             def take_step(state: Any, step: Any) -> tuple[Any, jax.Array]:
-                weights, velocities = state
-                indices, rate = step
-                gradients, loss = jax.grad(mean_losses, has_aux=True)(
-                    weights, images[indices], labels[indices]
+                weights, velocities, statistics = state
+                indices, rate, masks = step
+                gradients, (loss, statistics) = jax.grad(mean_losses, has_aux=True)(
+                    weights, statistics, images[indices], labels[indices], masks
                 )
                 for name, weight in weights.items():
                     if name.endswith(".weight"):
@@ -191,29 +269,45 @@ class JaxClassifier:
                     name: weight - rate * (gradients[name] + config.momentum * velocities[name])
                     for name, weight in weights.items()
                 }
-                return (weights, velocities), loss
+                return (weights, velocities, statistics), loss
 
             return lax.scan(take_step, state, steps)
 
         return jax.jit(chunk, donate_argnums=0)
 
     def train_epoch(
-        self, images: Array, labels: Array, *, order: Array, learning_rates: Array
+        self,
+        images: Array,
+        labels: Array,
+        *,
+        order: Array,
+        learning_rates: Array,
+        mask_seeds: Array | None = None,
     ) -> Iterator[Array]:
         """See `base.Classifier.train_epoch`."""
+        seeds = np.zeros(len(learning_rates), np.int64) if mask_seeds is None else mask_seeds
         inputs, targets = self._on_device(images), jnp.asarray(labels)
         batches = order.reshape(-1, self.batch_size)
         for calls in compiled_chunks(len(learning_rates)):
             losses = []
             for steps in calls:
-                (self.weights, self.velocities), some = self._train(
-                    (self.weights, self.velocities),
+                state = (self.weights, self.velocities, self.statistics)
+                state, some = self._train(
+                    state,
                     inputs,
                     targets,
-                    (batches[steps], learning_rates[steps]),
+                    (batches[steps], learning_rates[steps], self._masks(seeds[steps])),
                 )
+                self.weights, self.velocities, self.statistics = state
                 losses.append(some)
             yield np.concatenate(losses)
+
+    def _masks(self, seeds: Array) -> tuple[Array, ...]:
+        """Return the `dropout_masks` of steps, (n, batch, ...) for each dropout, channels last."""
+        if not dropouts(self.spec):
+            return ()
+        steps = [dropout_masks(self.spec, int(seed), self.batch_size) for seed in seeds]
+        return tuple(np.moveaxis(np.stack(masks), 2, -1) for masks in zip(*steps, strict=True))
 
     def _on_device(self, images: Array) -> jax.Array:
         """Return images as (N, 28, 28, 1) on the device, copied only when the array changes."""
@@ -228,16 +322,21 @@ class JaxClassifier:
             some = images[start : start + self.predict_batch]
             batch = np.zeros((self.predict_batch, IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.float32)
             batch[: len(some), ..., 0] = some
-            logits[start : start + len(some)] = self._predict(self.weights, batch)[: len(some)]
+            logits[start : start + len(some)] = self._predict(
+                self.weights | self.statistics, batch
+            )[: len(some)]
         return logits
 
     def export_weights(self) -> Weights:
         """See `base.Classifier.export_weights`."""
-        return self._export(self.weights)
+        return self._export(self.weights | self.statistics)
 
     def import_weights(self, weights: Weights) -> None:
         """See `base.Classifier.import_weights`."""
-        self.weights = self._import(weights)
+        arrays = self._import(weights)
+        names = parameter_shapes(self.spec)
+        self.weights = {name: arrays[name] for name in names}
+        self.statistics = {name: arrays[name] for name in arrays if name not in names}
 
     def export_optimizer(self) -> Weights:
         """See `base.Classifier.export_optimizer`."""
@@ -271,17 +370,6 @@ def _swapped(weight: Array, groups: int) -> Array:
     if weight.ndim == 2:
         swapped = weight.reshape(len(weight), groups, -1).swapaxes(1, 2).reshape(weight.shape)
     return np.array(swapped, order="C")
-
-
-def _flattened_channels(spec: ModelSpec) -> Iterator[tuple[str, int]]:
-    """Yield each dense weight's name with the number of channels its inputs were flattened from."""
-    channels = 1
-    for layer in parameter_layers(spec):
-        if isinstance(layer, Conv):
-            channels = layer.out_channels
-        else:
-            yield f"{layer.name}.weight", channels
-            channels = 1
 
 
 class JaxAdapter:

@@ -16,6 +16,7 @@ import numpy as np
 from mnist_cli.adapters.base import (
     STEPS_PER_CHUNK,
     compiled_chunks,
+    dropout_masks,
     refuse_mps,
     require_precision,
     smoothed_targets,
@@ -24,12 +25,20 @@ from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.networks.spec import (
+    EPSILON,
+    STATISTICS_MOMENTUM,
     Activation,
+    AveragePool,
+    BatchNorm,
     Conv,
     Dense,
+    Dropout,
     Flatten,
     Layer,
     MaxPool,
+    Residual,
+    dropouts,
+    flattened_channels,
     layers,
     parameter_layers,
 )
@@ -44,24 +53,86 @@ if sys.modules["jax"] is None:
 
 _PREDICT_BATCH = 250  # a larger one takes more memory and saves little time
 # On a CPU a batch is split, one split per thread: threads then synchronise once per step instead of
-# at every operation. Splits of fewer images than these cost more than they save.
-_MIN_SPLIT_IMAGES = {"cnn": 8, "mlp": 128}
+# at every operation. Splits of fewer images than these, of a network with convolutions and of one
+# without, cost more than they save.
+_MIN_SPLIT_IMAGES = {True: 8, False: 128}
 
 
-def _keras_layer(layer: Layer, policy: str) -> Any:
+class _BatchNorm(keras.layers.Layer):  # type: ignore[misc]  # no types in Keras
+    """`spec.BatchNorm`; that of Keras leaves out the factor n / (n - 1) of the running variance."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        starts = {"weight": "ones", "bias": "zeros", "running_mean": "zeros", "running_var": "ones"}
+        self.arrays = [
+            self.add_weight(shape[-1:], start, trainable=not name.startswith("running"), name=name)
+            for name, start in starts.items()
+        ]
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        weight, bias, mean, variance = self.arrays
+        if training:
+            axes = list(range(len(inputs.shape) - 1))
+            batch_mean, batch_variance = tf.nn.moments(inputs, axes)
+            count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+            mean.assign_add(STATISTICS_MOMENTUM * (batch_mean - mean))
+            unbiased = batch_variance * count / (count - 1)
+            variance.assign_add(STATISTICS_MOMENTUM * (unbiased - variance))
+            mean, variance = batch_mean, batch_variance
+        return tf.nn.batch_normalization(inputs, mean, variance, bias, weight, EPSILON)
+
+
+class _Dropout(keras.layers.Layer):  # type: ignore[misc]
+    """Keeps, while training, the values that ``kept`` names; it is set before each call."""
+
+    kept: Any
+
+    def __init__(self, probability: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.scale = 1 / (1 - probability)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return inputs * tf.cast(self.kept, inputs.dtype) * self.scale if training else inputs
+
+
+def _outputs(layer: Layer, inputs: Any, policy: str) -> Any:
+    """Return the outputs of a layer in a `keras.Model`."""
+    kinds = keras.layers
     match layer:
         case Conv():
-            return keras.layers.Conv2D(
-                layer.out_channels, 3, padding="same", name=layer.name, dtype=policy
-            )
+            options = {"strides": layer.stride, "name": layer.name, "dtype": policy}
+            if layer.stride == 1:
+                conv = kinds.Conv2D(
+                    layer.out_channels, layer.kernel, padding=layer.padding, **options
+                )
+                return conv(inputs)
+            # With a stride Keras pads "same" at one side only.
+            padded = kinds.ZeroPadding2D(layer.margin, dtype=policy)(inputs)
+            return kinds.Conv2D(layer.out_channels, layer.kernel, **options)(padded)
         case Dense():
-            return keras.layers.Dense(layer.out_features, name=layer.name, dtype=policy)
+            return kinds.Dense(layer.out_features, name=layer.name, dtype=policy)(inputs)
+        case Activation(function="gelu"):
+            return kinds.Activation(_gelu, dtype=policy)(inputs)
         case Activation():
-            return keras.layers.Activation(layer.function, dtype=policy)
+            return kinds.Activation(layer.function, dtype=policy)(inputs)
         case MaxPool():
-            return keras.layers.MaxPooling2D(2, dtype=policy)
+            return kinds.MaxPooling2D(layer.size, dtype=policy)(inputs)
+        case AveragePool():
+            return kinds.AveragePooling2D(layer.size, dtype=policy)(inputs)
+        case BatchNorm():
+            return _BatchNorm(name=layer.name, dtype="float32")(inputs)
+        case Dropout():
+            return _Dropout(layer.probability, dtype=policy)(inputs)
         case Flatten():
-            return keras.layers.Flatten(dtype=policy)
+            return kinds.Flatten(dtype=policy)(inputs)
+        case Residual():
+            hidden = inputs
+            for each in layer.body:
+                hidden = _outputs(each, hidden, policy)
+            return kinds.Add(dtype=policy)([inputs, hidden])
+
+
+def _gelu(inputs: Any) -> Any:
+    return keras.activations.gelu(inputs, approximate=True)
 
 
 def build_model(spec: ModelSpec, precision: str = "float32") -> Any:
@@ -70,21 +141,21 @@ def build_model(spec: ModelSpec, precision: str = "float32") -> Any:
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 1))
     hidden = inputs
     for layer in layers(spec):
-        hidden = _keras_layer(layer, policy)(hidden)
+        hidden = _outputs(layer, hidden, policy)
     logits = keras.layers.Activation("linear", dtype="float32")(hidden)
-    return keras.Model(inputs, logits, name=spec.arch)
+    return keras.Model(inputs, logits)
 
 
-def to_keras(weight: Array, channels: int | None) -> Array:
+def to_keras(weight: Array, channels: int) -> Array:
     """Return a canonical weight in Keras' layout; `from_keras` is its inverse.
 
     Convolutions go from (out, in, h, w) to (h, w, in, out), dense layers from (out, in) to
-    (in, out). ``channels`` is given for a dense layer fed by flattened feature maps: Keras
-    flattens row, column, channel where the canonical order is channel, row, column.
+    (in, out). ``channels`` is above 1 for a dense layer fed by flattened feature maps:
+    Keras flattens row, column, channel where the canonical order is channel, row, column.
     """
     if weight.ndim == 4:
         weight = weight.transpose(2, 3, 1, 0)
-    elif weight.ndim == 2 and channels:
+    elif weight.ndim == 2 and channels > 1:
         side = int((weight.shape[1] // channels) ** 0.5)
         maps = weight.reshape(-1, channels, side, side)  # (out, c, h, w)
         weight = maps.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])  # (h * w * c, out)
@@ -93,11 +164,11 @@ def to_keras(weight: Array, channels: int | None) -> Array:
     return np.ascontiguousarray(weight)
 
 
-def from_keras(weight: Array, channels: int | None) -> Array:
+def from_keras(weight: Array, channels: int) -> Array:
     """Return a Keras weight in the canonical layout, C-contiguous; see `to_keras`."""
     if weight.ndim == 4:
         weight = weight.transpose(3, 2, 0, 1)
-    elif weight.ndim == 2 and channels:
+    elif weight.ndim == 2 and channels > 1:
         side = int((weight.shape[0] // channels) ** 0.5)
         maps = weight.reshape(side, side, channels, -1)  # (h, w, c, out)
         weight = maps.transpose(3, 2, 0, 1).reshape(maps.shape[-1], -1)  # (out, c * h * w)
@@ -127,7 +198,8 @@ class TensorFlowClassifier:
         self.reject_targets = tf.constant(smoothed_targets(config)) if config.reject else None
         self.batch_size = config.batch_size
         self.model = build_model(spec, config.precision)
-        self.channels = _flattened_channels(spec)
+        self.spec, self.channels = spec, flattened_channels(spec)
+        self.dropouts = [each for each in self.model.layers if isinstance(each, _Dropout)]
         # name -> variable, e.g. conv1.weight -> conv1/kernel
         self.variables = {
             f"{layer.name}.{kind}": variable
@@ -138,10 +210,20 @@ class TensorFlowClassifier:
                 strict=True,
             )
         }
+        self.statistics = {
+            f"{layer.name}.{kind}": variable
+            for layer in parameter_layers(spec)
+            for kind, variable in zip(
+                ("running_mean", "running_var"),
+                self.model.get_layer(layer.name).non_trainable_variables,
+                strict=False,  # most have none
+            )
+        }
         self.velocities = {
             name: tf.Variable(tf.zeros(variable.shape)) for name, variable in self.variables.items()
         }
         self._resident: tuple[Array, Any] | None = None
+        self._is_compiled = False  # the prediction
         self._train_chunk = self._compile_chunk(config)
         self._train_chunk_in_xla = self._compile_chunk(config, jit_compile=True)
         # Predictions are computed in float32, whatever the training precision.
@@ -195,11 +277,13 @@ class TensorFlowClassifier:
         # Sizes of the splits, as even as possible.
         sizes = [len(part) for part in np.array_split(range(self.batch_size), self.splits)]
 
-        def step(images: Any, labels: Any, batch: Any, learning_rate: Any) -> Any:
-            results = [
-                self._gradients(tf.gather(images, split), tf.gather(labels, split))
-                for split in tf.split(batch, sizes)
-            ]
+        def step(images: Any, labels: Any, batch: Any, learning_rate: Any, seed: Any) -> Any:
+            masks = [tf.split(mask, sizes) for mask in self._masks(seed)]
+            results = []
+            for number, split in enumerate(tf.split(batch, sizes)):
+                for dropout, mask in zip(self.dropouts, masks, strict=True):
+                    dropout.kept = mask[number]  # for the graph that is being traced
+                results.append(self._gradients(tf.gather(images, split), tf.gather(labels, split)))
             gradients, losses = zip(*results, strict=True)
             total = [tf.add_n(terms) for terms in zip(*gradients, strict=True)]
             self._update(total, learning_rate, config)
@@ -213,15 +297,17 @@ class TensorFlowClassifier:
                 tf.TensorSpec((None,), tf.int64),
                 tf.TensorSpec((None, self.batch_size), tf.int64),
                 tf.TensorSpec((None,), tf.float32),
+                tf.TensorSpec((None,), tf.int64),
             ],
             autograph=False,
             jit_compile=jit_compile,
         )
-        def chunk(images: Any, labels: Any, order: Any, learning_rates: Any) -> Any:
+        def chunk(images: Any, labels: Any, order: Any, learning_rates: Any, seeds: Any) -> Any:
             steps = tf.shape(learning_rates)[0]
 
             def take_step(index: Any, losses: Any) -> Any:
-                loss = step(images, labels, order[index], learning_rates[index])
+                rate, seed = learning_rates[index], seeds[index]
+                loss = step(images, labels, order[index], rate, seed)
                 return index + 1, losses.write(index, loss)
 
             _, losses = tf.while_loop(
@@ -233,16 +319,41 @@ class TensorFlowClassifier:
 
         return chunk
 
+    def _masks(self, seed: Any) -> list[Any]:
+        """Return the `dropout_masks` of a step, drawn when the graph runs, channels last."""
+        if not self.dropouts:
+            return []
+
+        def draw(number: Any) -> list[Array]:
+            masks = dropout_masks(self.spec, int(number), self.batch_size)
+            return [np.moveaxis(mask, 1, -1) for mask in masks]
+
+        masks = tf.numpy_function(draw, [seed], [tf.bool] * len(self.dropouts))
+        for mask, (_, (first, *others)) in zip(masks, dropouts(self.spec), strict=True):
+            mask.set_shape((self.batch_size, *others, first))
+        return list(masks)
+
     def train_epoch(
-        self, images: Array, labels: Array, *, order: Array, learning_rates: Array
+        self,
+        images: Array,
+        labels: Array,
+        *,
+        order: Array,
+        learning_rates: Array,
+        mask_seeds: Array | None = None,
     ) -> Iterator[Array]:
         """See `base.Classifier.train_epoch`."""
+        seeds = np.zeros(len(learning_rates), np.int64) if mask_seeds is None else mask_seeds
         inputs, targets = self._on_device(images), tf.constant(labels)
         batches = order.reshape(-1, self.batch_size)
         for calls in self._calls(len(learning_rates)):
             losses = [
                 self._take_steps(
-                    inputs, targets, tf.constant(batches[steps]), tf.constant(learning_rates[steps])
+                    inputs,
+                    targets,
+                    tf.constant(batches[steps]),
+                    tf.constant(learning_rates[steps]),
+                    tf.constant(seeds[steps]),
                 )
                 for steps in calls
             ]
@@ -284,17 +395,22 @@ class TensorFlowClassifier:
             batch = slice(start, start + _PREDICT_BATCH)
             logits[batch] = self._predict(tf.constant(images[batch, ..., np.newaxis])).numpy()
 
+        # The first call compiles: two threads that begin it at once crash TensorFlow now and then.
+        starts = range(0, len(images), _PREDICT_BATCH)
+        if starts and not self._is_compiled:
+            predict(0)
+            self._is_compiled, starts = True, starts[1:]
         with ThreadPoolExecutor(self.splits) as pool:
-            list(pool.map(predict, range(0, len(images), _PREDICT_BATCH)))
+            list(pool.map(predict, starts))
         return logits
 
     def export_weights(self) -> Weights:
         """See `base.Classifier.export_weights`."""
-        return self._export(self.variables)
+        return self._export(self.variables | self.statistics)
 
     def import_weights(self, weights: Weights) -> None:
         """See `base.Classifier.import_weights`."""
-        self._import(self.variables, weights)
+        self._import(self.variables | self.statistics, weights)
 
     def export_optimizer(self) -> Weights:
         """See `base.Classifier.export_optimizer`."""
@@ -314,8 +430,8 @@ class TensorFlowClassifier:
         for name, variable in variables.items():
             variable.assign(to_keras(weights[name], self._channels_into(name)))
 
-    def _channels_into(self, name: str) -> int | None:
-        return self.channels.get(name.partition(".")[0])
+    def _channels_into(self, name: str) -> int:
+        return self.channels.get(name, 1)
 
     def synchronize(self) -> None:
         """See `base.Classifier.synchronize`: reading a chunk's losses has already waited."""
@@ -329,13 +445,6 @@ def _tf32(allowed: bool) -> Iterator[None]:
         yield
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(False)
-
-
-def _flattened_channels(spec: ModelSpec) -> dict[str, int]:
-    """Return the number of feature maps that each dense layer's input was flattened from."""
-    convolutions = [layer for layer in parameter_layers(spec) if isinstance(layer, Conv)]
-    dense = [layer for layer in parameter_layers(spec) if isinstance(layer, Dense)]
-    return {dense[0].name: convolutions[-1].out_channels} if convolutions else {}
 
 
 class TensorFlowAdapter:
@@ -360,13 +469,14 @@ class TensorFlowAdapter:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         on_cpu = self._device == "cpu"
         require_precision(self.name, config, "cpu" if on_cpu else "cuda")
-        splits = 1
-        if on_cpu:
-            splits = threads = max(
-                1, min(threads, config.batch_size // _MIN_SPLIT_IMAGES[spec.arch])
-            )
+        splits, threads_per_operation = 1, threads
+        kinds = {type(layer) for layer in parameter_layers(spec)}
+        if on_cpu and BatchNorm not in kinds:  # which needs the whole batch
+            least = _MIN_SPLIT_IMAGES[Conv in kinds]
+            splits = threads = max(1, min(threads, config.batch_size // least))
+            threads_per_operation = 1
         if tf.config.threading.get_intra_op_parallelism_threads() == 0:  # not set yet
-            tf.config.threading.set_intra_op_parallelism_threads(1 if on_cpu else threads)
+            tf.config.threading.set_intra_op_parallelism_threads(threads_per_operation)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         return TensorFlowClassifier(spec, config, splits=splits, use_xla=not on_cpu)
 

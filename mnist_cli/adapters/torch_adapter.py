@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +17,32 @@ from torch.nn import functional
 from mnist_cli.adapters.base import (
     STEPS_PER_CHUNK,
     compiled_chunks,
+    dropout_masks,
     require_precision,
     smoothed_targets,
 )
 from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
-from mnist_cli.networks.spec import Activation, Conv, Dense, Flatten, Layer, MaxPool, layers
+from mnist_cli.networks.spec import (
+    EPSILON,
+    INPUT,
+    STATISTICS_MOMENTUM,
+    Activation,
+    AveragePool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    MaxPool,
+    Residual,
+    Shape,
+    layers,
+    weight_shapes,
+    with_shapes,
+)
 
 # On a CPU a larger one takes more memory and, in PyTorch, more time.
 _PREDICT_BATCH = {"cpu": 250, "cuda": 2_000, "mps": 2_000}
@@ -30,28 +50,90 @@ _KEPT_SETS = 3  # on a GPU: the warm-up's images, then those of validation and t
 
 # Runs work, records it, and returns what repeats it on the same memory.
 Capture: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
+_Tensor = TypeVar("_Tensor", bound=Tensor)
 
 
-def _module(layer: Layer) -> nn.Module:
+class _Dropout(nn.Module):
+    """Keeps, while training, the values that ``kept`` names; it is set before each step."""
+
+    kept: Tensor
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.scale = 1 / (1 - probability)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.kept * self.scale if self.training else inputs
+
+
+class _Residual(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = inputs + self.body(inputs)
+        return outputs
+
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": lambda: nn.GELU(approximate="tanh"),
+}
+
+
+def _module(layer: Layer, shape: Shape) -> nn.Module:
+    """Return a layer for inputs of ``shape``."""
     match layer:
         case Conv():
-            return nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding="same")
+            channels = layer.in_channels, layer.out_channels
+            return nn.Conv2d(*channels, layer.kernel, layer.stride, layer.margin)
         case Dense():
             return nn.Linear(layer.in_features, layer.out_features)
         case Activation():
-            return nn.ReLU() if layer.function == "relu" else nn.Sigmoid()
+            return _ACTIVATIONS[layer.function]()
         case MaxPool():
-            return nn.MaxPool2d(2)
+            return nn.MaxPool2d(layer.size)
+        case AveragePool():
+            return nn.AvgPool2d(layer.size)
+        case BatchNorm():
+            kind = nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d
+            return kind(layer.channels, EPSILON, STATISTICS_MOMENTUM)
+        case Dropout():
+            return _Dropout(layer.probability)
         case Flatten():
             return nn.Flatten()
+        case Residual():
+            return _Residual(_sequential(layer.body, shape))
+
+
+def _sequential(network: Sequence[Layer], shape: Shape) -> nn.Sequential:
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (layer, before, _) in enumerate(with_shapes(network, shape)):
+        name = getattr(layer, "name", f"{type(layer).__name__.lower()}{index}")
+        modules[name] = _module(layer, before)
+    return nn.Sequential(modules)
 
 
 def build_module(spec: ModelSpec) -> nn.Sequential:
-    """Return the network as (N, 1, 28, 28) float32 -> (N, 10) logits, weights named canonically."""
-    modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for index, layer in enumerate(layers(spec)):
-        modules[getattr(layer, "name", f"{type(layer).__name__.lower()}{index}")] = _module(layer)
-    return nn.Sequential(modules)
+    """Return the network as (N, 1, 28, 28) float32 -> (N, 10) float32 logits."""
+    return _sequential(layers(spec), INPUT)
+
+
+def canonical(tensors: Iterable[tuple[str, _Tensor]]) -> dict[str, _Tensor]:
+    """Return tensors by canonical name: the last two parts, without the residual around them."""
+    return {".".join(name.split(".")[-2:]): tensor for name, tensor in tensors}
+
+
+def _suits_onednn(spec: ModelSpec) -> bool:
+    """Return whether feature maps can stay in oneDNN's layout: see `TorchClassifier._logits`."""
+    first, *others = itertools.takewhile(lambda each: each != Flatten(), layers(spec))
+    is_usual = isinstance(first, Conv) and (first.kernel, first.stride, first.margin) == (3, 1, 1)
+    return is_usual and all(
+        isinstance(each, (Conv, MaxPool)) or each == Activation("relu") for each in others
+    )
 
 
 def capture_cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
@@ -145,6 +227,7 @@ class TorchClassifier:
         capture: Capture | None = None,
     ) -> None:
         self.note = ""
+        self.spec = spec
         self.batch_size = config.batch_size
         self.capture = capture
         self.label_smoothing = config.label_smoothing
@@ -161,10 +244,18 @@ class TorchClassifier:
         self.maps, self.vectors = self.module[1:maps], self.module[maps:]
         self.is_mixed = config.precision == "bfloat16"
         self._take_step = self._tf32_step if config.precision == "tf32" else self._step
-        self.in_onednn = is_cpu and maps > 0 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        parameters = list(self.module.named_parameters())
-        weights = [parameter for name, parameter in parameters if name.endswith(".weight")]
-        biases = [parameter for name, parameter in parameters if name.endswith(".bias")]
+        has_onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self.in_onednn = has_onednn and maps > 0 and _suits_onednn(spec)
+        self.dropouts = [each for each in self.module.modules() if isinstance(each, _Dropout)]
+        if self.capture is not None and self.dropouts:  # masks are drawn outside the graph
+            self.capture = None
+            self.note = "PyTorch takes one step at a time: dropout draws a mask for each."
+        self.parameters = canonical(self.module.named_parameters())
+        buffers = canonical(self.module.named_buffers())
+        statistics = {name: buffers[name] for name in weight_shapes(spec) if name in buffers}
+        self.tensors: dict[str, Tensor] = {**self.parameters, **statistics}
+        weights = [each for name, each in self.parameters.items() if name.endswith(".weight")]
+        biases = [each for name, each in self.parameters.items() if name.endswith(".bias")]
         groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0}]
         self.optimizer = torch.optim.SGD(
             groups,
@@ -179,9 +270,16 @@ class TorchClassifier:
         self._recorded: RecordedSteps | None = None
 
     def train_epoch(
-        self, images: Array, labels: Array, *, order: Array, learning_rates: Array
+        self,
+        images: Array,
+        labels: Array,
+        *,
+        order: Array,
+        learning_rates: Array,
+        mask_seeds: Array | None = None,
     ) -> Iterator[Array]:
         """See `base.Classifier.train_epoch`."""
+        seeds = np.zeros(len(learning_rates), np.int64) if mask_seeds is None else mask_seeds
         self.module.train()
         batches = torch.from_numpy(order).to(self.device).view(-1, self.batch_size)
         recorded = self._record(images, labels, len(learning_rates))
@@ -195,11 +293,18 @@ class TorchClassifier:
         targets = torch.from_numpy(labels).to(self.device)
         losses: list[Tensor] = []
         for step, learning_rate in enumerate(learning_rates.tolist()):
+            self._set_masks(int(seeds[step]))
             batch = batches[step]
             losses.append(self._take_step(inputs[batch], targets[batch], learning_rate))
             if len(losses) == STEPS_PER_CHUNK or step == len(learning_rates) - 1:
                 yield torch.stack(losses).cpu().numpy()
                 losses = []
+
+    def _set_masks(self, seed: int) -> None:
+        if self.dropouts:  # drawing from a new generator takes time even if nothing is drawn
+            masks = dropout_masks(self.spec, seed, self.batch_size)
+            for module, mask in zip(self.dropouts, masks, strict=True):
+                module.kept = torch.from_numpy(mask).to(self.device)
 
     def _record(self, images: Array, labels: Array, steps: int) -> RecordedSteps | None:
         """Return the recordings that ``steps`` steps need, or None if they cannot be had."""
@@ -215,8 +320,8 @@ class TorchClassifier:
                     device=self.device,
                 )
             self._recorded.load(images, labels)
-            parameters = list(self.module.parameters())
-            state = [*parameters, *(self._velocity(parameter) for parameter in parameters)]
+            velocities = (self._velocity(each) for each in self.parameters.values())
+            state = [*self.tensors.values(), *velocities]
             for calls in compiled_chunks(steps):
                 self._recorded.record(calls[0].stop - calls[0].start, state)
         except RuntimeError as error:  # also of too little memory
@@ -283,6 +388,7 @@ class TorchClassifier:
         size = _PREDICT_BATCH[self.device.type]
         for start in range(0, len(images), size):
             logits[start : start + size] = self._logits(inputs[start : start + size])
+        self.module.train()  # training goes on after a look at the validation images
         return logits.cpu().numpy()
 
     def _kept_on_device(self, images: Array) -> Tensor:
@@ -297,24 +403,24 @@ class TorchClassifier:
 
     def export_weights(self) -> Weights:
         """See `base.Classifier.export_weights`."""
-        return {name: _to_numpy(tensor) for name, tensor in self.module.named_parameters()}
+        return {name: _to_numpy(tensor) for name, tensor in self.tensors.items()}
 
     def import_weights(self, weights: Weights) -> None:
         """See `base.Classifier.import_weights`."""
         with torch.no_grad():
-            for name, parameter in self.module.named_parameters():
-                parameter.copy_(torch.from_numpy(weights[name]))
+            for name, tensor in self.tensors.items():
+                tensor.copy_(torch.from_numpy(weights[name]))
 
     def export_optimizer(self) -> Weights:
         """See `base.Classifier.export_optimizer`."""
         return {
             name: _to_numpy(self.optimizer.state[parameter].get("momentum_buffer", 0 * parameter))
-            for name, parameter in self.module.named_parameters()
+            for name, parameter in self.parameters.items()
         }
 
     def import_optimizer(self, velocities: Weights) -> None:
         """See `base.Classifier.import_optimizer`."""
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in self.parameters.items():
             self._velocity(parameter).copy_(torch.from_numpy(velocities[name]))
 
     def _velocity(self, parameter: nn.Parameter) -> Tensor:

@@ -16,6 +16,7 @@ from mnist_cli.config import (
     TrainConfig,
     require_choice,
     require_range,
+    takes_activation,
 )
 from mnist_cli.errors import UsageError
 from mnist_cli.machine import available_cores
@@ -23,6 +24,7 @@ from mnist_cli.machine import available_cores
 PathLike: TypeAlias = "str | os.PathLike[str]"
 # One name or several; None for all there are.
 Names: TypeAlias = "str | Iterable[str] | None"
+Paths: TypeAlias = "PathLike | Iterable[PathLike] | None"
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 DEFAULTS = TrainConfig()
@@ -140,9 +142,20 @@ def resolve_frameworks(names: Names) -> list[str]:
     return list(dict.fromkeys(adapters.resolve(name) for name in asked))
 
 
-def resolve_archs(names: Names) -> list[str]:
-    """Return the networks asked for, by default all."""
-    return [ModelSpec(arch).arch for arch in _listed("arch", names, ARCHITECTURES)]
+def resolve_archs(names: Names, *, activation: str, arch_file: Paths) -> list[ModelSpec]:
+    """Return the networks asked for, each once: names or lines of layers.
+
+    By default those of ``arch_file``, one TOML file or several, else `ARCHITECTURES`.
+    """
+    from mnist_cli.networks.language import find_network, read_networks
+
+    paths = [arch_file] if isinstance(arch_file, (str, os.PathLike)) else arch_file or ()
+    named = read_networks(map(Path, paths))
+    asked = _listed("arch", names, named or ARCHITECTURES)
+    found = [find_network(each, activation=activation, named=named) for each in asked]
+    if activation != "relu" and not any(takes_activation(each.arch) for each in found):
+        ModelSpec(found[0].arch, activation, found[0].line)  # raises, and says what to do
+    return list(dict.fromkeys(found))
 
 
 def checked_batch_sizes(sizes: Iterable[int]) -> list[int]:

@@ -12,6 +12,7 @@ from mnist_cli.api.arguments import (
     DEFAULTS,
     Names,
     PathLike,
+    Paths,
     checked_batch_sizes,
     checked_device,
     checked_threads,
@@ -20,9 +21,17 @@ from mnist_cli.api.arguments import (
     resolve_frameworks,
     results_folder,
 )
-from mnist_cli.config import LR_SCALINGS, ModelSpec, TrainConfig, require_choice, require_range
+from mnist_cli.config import (
+    LR_SCALINGS,
+    NETWORKS,
+    ModelSpec,
+    TrainConfig,
+    require_choice,
+    require_range,
+)
 from mnist_cli.errors import UsageError
-from mnist_cli.experiments.plan import COMPARISON, SWEEP, network, plan_jobs
+from mnist_cli.experiments.plan import COMPARISON, SWEEP, plan_jobs
+from mnist_cli.networks.spec import operation_count
 from mnist_cli.runners.base import TrainJob
 
 if TYPE_CHECKING:
@@ -36,6 +45,7 @@ def compare(
     framework: Names = None,
     *,
     arch: Names = None,
+    arch_file: Paths = None,
     activation: str = "relu",
     epochs: int = DEFAULTS.epochs,
     runs: int = 1,
@@ -58,18 +68,19 @@ def compare(
 ) -> Comparison:
     """Train networks in several frameworks under equal conditions and return the comparison.
 
-    ``framework`` and ``arch`` are names or lists of names, by default all there are. ``runs``
-    repeats each with seeds ``seed``, ``seed`` + 1, ... With ``results_dir`` models, records and
-    charts are written there, and ``resume`` does only the runs that are missing. A run that fails
-    or takes longer than ``timeout`` seconds is among the comparison's ``failures``. With
-    ``quiet_machine`` each run waits, up to 5 minutes, until others take no more than 5% of the
+    ``framework`` are names, by default all. ``arch`` are names or lines of layers, by default those
+    of the TOML files ``arch_file``, else CNN and MLP. ``runs`` repeats each with seeds ``seed``,
+    ``seed`` + 1, ... With ``results_dir`` models, records and charts are written there; ``resume``
+    does what is missing. Runs that fail or take longer than ``timeout`` seconds are ``failures``.
+    With ``quiet_machine`` each run waits, up to 5 minutes, until others take no more than 5% of the
     cores; one during which they took more is repeated once.
     """
-    frameworks, archs = resolve_frameworks(framework), resolve_archs(arch)
+    frameworks = resolve_frameworks(framework)
+    networks = resolve_archs(arch, activation=activation, arch_file=arch_file)
     folder = results_folder(results_dir, resume=resume)
     template = TrainJob(
         framework=frameworks[0],
-        spec=_template_spec(archs, activation),
+        spec=networks[0],
         config=TrainConfig(
             epochs=epochs,
             batch_size=batch_size,
@@ -89,7 +100,8 @@ def compare(
     return _run_experiment(
         COMPARISON,
         template,
-        {"frameworks": frameworks, "archs": archs, "runs": runs},
+        {"frameworks": frameworks, "networks": networks, "runs": runs},
+        activation=activation,
         folder=folder,
         timeout=timeout,
         quiet_machine=quiet_machine,
@@ -105,6 +117,7 @@ def sweep_batch(
     lr_scaling: str = "sqrt",
     framework: Names = None,
     arch: Names = None,
+    arch_file: Paths = None,
     activation: str = "relu",
     epochs: int = 3,
     runs: int = 1,
@@ -128,12 +141,13 @@ def sweep_batch(
     ``learning_rate`` is the peak at a batch of 64; ``lr_scaling`` (``none``, ``linear`` or
     ``sqrt``) says how it follows the batch size. The rest is as in `compare`.
     """
-    frameworks, archs = resolve_frameworks(framework), resolve_archs(arch)
+    frameworks = resolve_frameworks(framework)
+    networks = resolve_archs(arch, activation=activation, arch_file=arch_file)
     require_choice("learning-rate scaling", lr_scaling, LR_SCALINGS)
     folder = results_folder(results_dir, resume=resume)
     template = TrainJob(
         framework=frameworks[0],
-        spec=_template_spec(archs, activation),
+        spec=networks[0],
         config=TrainConfig(
             epochs=epochs,
             learning_rate=learning_rate,
@@ -150,8 +164,9 @@ def sweep_batch(
     return _run_experiment(
         SWEEP,
         template,
-        {"frameworks": frameworks, "archs": archs, "runs": runs}
+        {"frameworks": frameworks, "networks": networks, "runs": runs}
         | {"batch_sizes": checked_batch_sizes(batch_sizes), "lr_scaling": lr_scaling},
+        activation=activation,
         folder=folder,
         timeout=timeout,
         quiet_machine=quiet_machine,
@@ -165,6 +180,7 @@ def _run_experiment(
     template: TrainJob,
     plan: dict[str, Any],
     *,
+    activation: str,
     folder: Path | None,
     timeout: float | None,
     quiet_machine: bool,
@@ -180,11 +196,13 @@ def _run_experiment(
     if timeout is not None and not 0 < timeout <= _MAX_TIMEOUT_SECONDS:
         raise UsageError(f"timeout must be from above 0 to 1000000 seconds, not {timeout:g}.")
     jobs = plan_jobs(template, **plan)
-    with TrainingProgress([job.spec.arch for job in jobs], is_shown=progress) as observer:
+    with TrainingProgress(
+        [operation_count(job.spec) for job in jobs], is_shown=progress
+    ) as observer:
         document = run_jobs(
             jobs,
             path=None if folder is None else folder / f"{name}.json",
-            settings=_settings(template, plan),
+            settings=_settings(template, activation, plan),
             observer=observer,
             resume=resume,
             timeout_seconds=timeout,
@@ -198,15 +216,16 @@ def _run_experiment(
     return Comparison(document, (folder / f"{name}.json", *charts))
 
 
-def _settings(template: TrainJob, plan: dict[str, Any]) -> dict[str, Any]:
+def _settings(template: TrainJob, activation: str, plan: dict[str, Any]) -> dict[str, Any]:
     """Return what must be equal for an experiment to be resumed."""
     job = asdict(template)
-    config, spec = job.pop("config"), job.pop("spec")
-    for of_one_run in ("framework", "checkpoint", "resume"):
+    config = job.pop("config")
+    for of_one_run in ("framework", "spec", "checkpoint", "resume"):
         del job[of_one_run]
-    return {**config, **job, "activation": spec["activation"], **plan}
-
-
-def _template_spec(archs: Sequence[str], activation: str) -> ModelSpec:
-    """Return the spec that carries the MLP's activation, if an MLP is to be trained."""
-    return network("mlp", activation) if "mlp" in archs else ModelSpec(archs[0], activation)
+    networks: list[ModelSpec] = plan["networks"]
+    named = {
+        "archs": [network.arch for network in networks],
+        "lines": {each.arch: each.line for each in networks if each.arch not in NETWORKS},
+    }
+    others = {name: value for name, value in plan.items() if name != "networks"}
+    return {**config, **job, "activation": activation, **named, **others}

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from mnist_cli.api.arguments import (
     DEFAULTS,
     PathLike,
+    Paths,
     checked_device,
     checked_threads,
     checks_arguments,
+    resolve_archs,
     results_folder,
 )
 from mnist_cli.config import ModelSpec, TrainConfig
@@ -34,6 +36,7 @@ def train(
     framework: str = "torch",
     *,
     arch: str | None = None,
+    arch_file: Paths = None,
     activation: str | None = None,
     epochs: int = DEFAULTS.epochs,
     batch_size: int = DEFAULTS.batch_size,
@@ -58,6 +61,7 @@ def train(
 ) -> RunRecord:
     """Train one network, by default a CNN, and return its record.
 
+    ``arch`` is a known name, one from the TOML file ``arch_file``, or a line of layers.
     With ``results_dir`` the model, the record and a chart are written there, and ``resume`` goes
     on from the model's last epoch. ``from_model`` is a finished model to start from: a file, a name
     in the models of ``results_dir``, or ``pretrained``. Then network, label smoothing,
@@ -73,7 +77,7 @@ def train(
     framework = adapters.resolve(framework)
     folder = results_folder(results_dir, resume=resume)
     origin_path, origin = _origin(from_model, folder)
-    spec = _network(origin, arch, activation)
+    spec = _network(origin, arch, activation, arch_file)
     if learning_rate is None:
         learning_rate = DEFAULTS.learning_rate if origin is None else TUNING_RATE
     if label_smoothing is None:
@@ -106,7 +110,7 @@ def train(
         job = replace(job, checkpoint=str(training_files(folder, _stem(job))[0]))
         _require_other_file(job)
         require_writable(folder)
-    with TrainingProgress([spec.arch], is_shown=progress) as shown:
+    with TrainingProgress([1], is_shown=progress) as shown:
         shown.start_run(model_name(framework, spec.arch, spec.activation))
         result = process.run(job, shown.on_event)
     record = RunRecord.from_json(result)
@@ -152,18 +156,26 @@ def _origin(
     return path, origin
 
 
-def _network(origin: Checkpoint | None, arch: str | None, activation: str | None) -> ModelSpec:
+def _network(
+    origin: Checkpoint | None, arch: str | None, activation: str | None, arch_file: Paths
+) -> ModelSpec:
     """Return the network asked for, or that of the model to go on from."""
-    if origin is None:
-        return ModelSpec(arch or "cnn", activation or "relu")
-    known = origin.spec
-    asked = ModelSpec(arch or known.arch, activation or known.activation)
-    if asked != known:
+    if origin is not None and arch is None and arch_file is None:
+        asked = [replace(origin.spec, activation=activation or origin.spec.activation)]
+    else:
+        if arch is None and arch_file is None:
+            arch = "cnn"
+        activation = activation or ("relu" if origin is None else origin.spec.activation)
+        asked = resolve_archs(arch, activation=activation, arch_file=arch_file)
+    if len(asked) > 1:
+        names = ", ".join(each.arch for each in asked)
+        raise UsageError(f"There are several networks to train: {names}. Choose with --arch.")
+    if origin is not None and asked[0] != origin.spec:
         raise UsageError(
-            f"The model to go on from is a {known.arch} with {known.activation}, not a "
-            f"{asked.arch} with {asked.activation}. Leave --arch and --activation out."
+            f"The model to go on from is a {origin.spec.arch} with {origin.spec.activation}, not a "
+            f"{asked[0].arch} with {asked[0].activation}. Leave --arch and --activation out."
         )
-    return known
+    return asked[0]
 
 
 def _require_other_file(job: TrainJob) -> None:

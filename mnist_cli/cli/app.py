@@ -13,6 +13,7 @@ from mnist_cli.cli.collect import collect
 from mnist_cli.cli.compare import compare
 from mnist_cli.cli.evaluate import evaluate
 from mnist_cli.cli.info import info
+from mnist_cli.cli.networks import networks
 from mnist_cli.cli.output import say
 from mnist_cli.cli.predict import predict
 from mnist_cli.cli.report import report
@@ -30,7 +31,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (train, evaluate, compare, sweep_batch, predict, collect, report, info):
+for command in (
+    train,
+    evaluate,
+    compare,
+    sweep_batch,
+    networks,
+    predict,
+    collect,
+    report,
+    info,
+):
     app.command()(command)
 
 

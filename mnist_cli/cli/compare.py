@@ -10,6 +10,7 @@ from mnist_cli.cli.output import finish_experiment
 def compare(
     framework: options.Frameworks = None,
     arch: options.Archs = None,
+    arch_file: options.ArchFile = None,
     activation: options.Activation = "relu",
     epochs: options.Epochs = DEFAULTS.epochs,
     runs: options.Runs = 1,
@@ -30,12 +31,13 @@ def compare(
     resume: options.ResumeRuns = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train both networks in every framework under equal conditions, and compare."""
+    """Train networks in every framework under equal conditions, and compare."""
     from mnist_cli.api import comparing
 
     comparison = comparing.compare(
         framework,
         arch=arch,
+        arch_file=arch_file,
         activation=activation,
         epochs=epochs,
         runs=runs,

@@ -10,8 +10,8 @@ import typer
 
 from mnist_cli.config import (
     ACTIVATIONS,
-    ARCHITECTURES,
     DEVICES,
+    NETWORKS,
     PRECISIONS,
     ROTATIONS,
     TrainConfig,
@@ -75,13 +75,20 @@ Frameworks = Annotated[
         autocompletion=complete_framework,
     ),
 ]
+_ARCH_HELP = (
+    "A network by name (see 'mnist networks') or as a line, 'conv 16, relu, dense 64, relu'"
+)
+ArchFile = Annotated[
+    list[Path] | None,
+    typer.Option(help="TOML file of networks by name; repeatable.", show_default="none"),
+]
 Archs = Annotated[
     list[str] | None,
     typer.Option(
         "--arch",
-        help="cnn or mlp; repeatable.",
-        show_default="both",
-        autocompletion=lambda incomplete: _starting_with(incomplete, ARCHITECTURES),
+        help=f"{_ARCH_HELP}; repeatable.",
+        show_default="cnn and mlp, or all of --arch-file",
+        autocompletion=lambda incomplete: _starting_with(incomplete, NETWORKS),
     ),
 ]
 _ACTIVATION_HELP = "The MLP's: relu or sigmoid."
@@ -95,7 +102,7 @@ LabelSmoothing = Annotated[float, typer.Option(help=_LABEL_SMOOTHING_HELP)]
 # Those that a model to go on from decides if they are left out.
 OptionalArch = Annotated[
     str | None,
-    choice(help="cnn or mlp.", values=ARCHITECTURES, show_default="cnn, or as in --from"),
+    choice(help=f"{_ARCH_HELP}.", values=NETWORKS, show_default="cnn, or as in --from"),
 ]
 OptionalActivation = Annotated[
     str | None,

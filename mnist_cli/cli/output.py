@@ -34,10 +34,12 @@ def print_json(document: Any) -> None:
 def show_comparison(comparison: Comparison) -> None:
     """Print table, warnings and verdicts of a comparison or sweep."""
     from mnist_cli.reporting import console
+    from mnist_cli.reporting.verdicts import network_lines
 
     out = console.stdout()
     out.print(console.experiment_table(comparison.document))
-    for line in [*comparison.warnings(), *comparison.verdicts()]:
+    lines = [*network_lines(comparison.document), *comparison.warnings(), *comparison.verdicts()]
+    for line in lines:
         # A terminal wraps lines between words; a file or a pipe gets whole lines.
         out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
 

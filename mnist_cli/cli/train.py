@@ -15,6 +15,7 @@ from mnist_cli.cli.output import print_json, say_written
 def train(
     framework: options.Framework = "torch",
     arch: options.OptionalArch = None,
+    arch_file: options.ArchFile = None,
     activation: options.OptionalActivation = None,
     epochs: options.Epochs = DEFAULTS.epochs,
     batch_size: options.BatchSize = DEFAULTS.batch_size,
@@ -64,6 +65,7 @@ def train(
     record = training.train(
         framework,
         arch=arch,
+        arch_file=arch_file,
         activation=activation,
         epochs=epochs,
         batch_size=batch_size,

@@ -21,7 +21,7 @@ def plan_jobs(
     template: TrainJob,
     *,
     frameworks: Sequence[str],
-    archs: Sequence[str],
+    networks: Sequence[ModelSpec],
     runs: int,
     batch_sizes: Sequence[int] = (),
     lr_scaling: str = "none",
@@ -40,34 +40,29 @@ def plan_jobs(
     config = template.config
     power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[lr_scaling]
     cells = [
-        (batch_size, framework, arch)
+        (batch_size, framework, spec)
         for batch_size in batch_sizes or [config.batch_size]
-        for arch in archs
+        for spec in networks
         for framework in frameworks
     ]
     return [
         replace(
             template,
             framework=framework,
-            spec=network(arch, template.spec.activation),
+            spec=spec,
             config=replace(
                 config,
                 seed=config.seed + run,
                 batch_size=batch_size,
                 learning_rate=config.learning_rate * (batch_size / config.batch_size) ** power,
             ),
-            checkpoint=f"{template.checkpoint}/{framework}-{arch}.safetensors"
+            checkpoint=f"{template.checkpoint}/{framework}-{spec.arch}.safetensors"
             if template.checkpoint and run == 0
             else None,
         )
         for run in range(runs)
-        for batch_size, framework, arch in (cells if run % 2 == 0 else reversed(cells))
+        for batch_size, framework, spec in (cells if run % 2 == 0 else reversed(cells))
     ]
-
-
-def network(arch: str, activation: str) -> ModelSpec:
-    """Return the network of a comparison: the activation is the MLP's, the CNN has ReLU."""
-    return ModelSpec(arch, activation if arch == "mlp" else "relu")
 
 
 def job_key(job: TrainJob) -> Key:

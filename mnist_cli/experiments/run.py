@@ -25,7 +25,7 @@ from mnist_cli.runners.base import TrainJob
 from mnist_cli.training import recipe
 
 # Settings that older documents do not name, as they were then.
-_OLDER_SETTINGS = {"activation": "relu"}
+_OLDER_SETTINGS: dict[str, Any] = {"activation": "relu", "lines": {}}
 
 
 class Observer(Protocol):

@@ -39,6 +39,8 @@ def summarize(runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
             "learning_rate": group[0].learning_rate,
             "n": len(group),
             "parameters": group[0].parameters,
+            "line": group[0].line,
+            "operations": group[0].operations,
             **{name: statistic([getattr(run, name) for run in group]) for name in _STATISTICS},
             "time_to_accuracy": {
                 str(mark): statistic(
@@ -76,7 +78,7 @@ def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     interval. ``accuracy_points`` is first minus second in percentage points of test accuracy.
     ``mcnemar`` has, for each seed, the number of images that only one of the two got wrong and the
     p-value. ``faster`` and ``more_accurate`` name the significantly better one, or are None; see
-    `_is_significant`. ``devices`` are those of the two; neither is faster if only one is a CPU.
+    `_add_verdicts`. ``devices`` are those of the two; neither is faster if only one is a CPU.
     """
     rows = []
     for arch, first, second in _pairs(runs, lambda run: run.arch, lambda run: run.framework):
@@ -84,11 +86,6 @@ def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
         if not pairs:
             continue
         speed = _ratio([one.images_per_second / other.images_per_second for one, other in pairs])
-        points = statistic(
-            [100 * (one.test_accuracy - other.test_accuracy) for one, other in pairs]
-        )
-        tests = [_mcnemar(one, other) for one, other in pairs]
-        is_significant = _is_significant(points, tests)
         names = (first[0].framework, second[0].framework)
         devices = [str(runs[0].environment.get("device", "cpu")) for runs in (first, second)]
         is_faster = _excludes(speed, 1) and same_device(devices)
@@ -101,10 +98,65 @@ def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
                 "speed_ratio": speed,
                 "devices": devices,
                 "faster": _winner(names, speed["ratio"] - 1, significant=is_faster),
-                "accuracy_points": points,
-                "mcnemar": tests,
-                "more_accurate": _winner(names, points["mean"], significant=is_significant),
+                **_accuracies(pairs),
             }
+        )
+    return _add_verdicts(rows)
+
+
+def compare_architectures(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Return for each framework a row for each pair of networks that it trained, paired by seed.
+
+    The CNN comes before the MLP, others in the order of the runs. ``accuracy_points``, ``mcnemar``
+    and ``more_accurate`` are as in `compare_frameworks`; ``seconds_ratio``, ``parameters_ratio``
+    and ``operations_ratio`` (None if not known) are those of ``first`` over those of ``second``.
+    """
+    rows = []
+    for framework, *both in _pairs(runs, lambda run: run.framework, lambda run: run.arch):
+        first, second = sorted(both, key=lambda group: group[0].arch == "mlp")
+        pairs = _by_seed(first, second)
+        if not pairs:
+            continue
+        one, other = first[0], second[0]
+        operations = one.operations, other.operations
+        rows.append(
+            {
+                "framework": framework,
+                "first": one.arch,
+                "second": other.arch,
+                "n": len(pairs),
+                "seconds_ratio": _ratio([a.train_seconds / b.train_seconds for a, b in pairs]),
+                "parameters_ratio": one.parameters / other.parameters,
+                "operations_ratio": operations[0] / operations[1]
+                if operations[0] and operations[1]
+                else None,
+                **_accuracies(pairs),
+            }
+        )
+    return _add_verdicts(rows)
+
+
+def _accuracies(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> dict[str, Any]:
+    """Return the difference in accuracy of runs that are paired by seed, and its tests."""
+    gains = [100 * (one.test_accuracy - other.test_accuracy) for one, other in pairs]
+    tests = [_mcnemar(one, other) for one, other in pairs]
+    return {"accuracy_points": statistic(gains), "mcnemar": tests}
+
+
+def _add_verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with ``adjusted_p`` and ``more_accurate``, the better one's name or None.
+
+    A difference is significant if McNemar's test rejects at 5% for every seed, after Holm's
+    correction for the number of rows, and if the 95% interval of the difference excludes 0. One run
+    has no interval.
+    """
+    largest = [max(test["p_value"] for test in row["mcnemar"]) for row in rows]
+    for row, adjusted in zip(rows, holm(largest), strict=True):
+        points, names = row["accuracy_points"], (row["first"], row["second"])
+        apart = points["ci95"] is not None and abs(points["mean"]) > points["ci95"]
+        row["adjusted_p"] = adjusted
+        row["more_accurate"] = _winner(
+            names, points["mean"], significant=apart and adjusted < SIGNIFICANCE
         )
     return rows
 
@@ -114,30 +166,19 @@ def same_device(devices: Iterable[str]) -> bool:
     return len({device == "cpu" for device in devices}) < 2
 
 
-def compare_architectures(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Return for each framework the CNN against the MLP, paired by seed.
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, in the order given.
 
-    ``accuracy_points`` in percentage points of test accuracy; ``seconds_ratio`` and
-    ``parameters_ratio`` are the CNN's training seconds and parameters over the MLP's.
+    The smallest of m is multiplied by m, the next by m - 1 and so on, and none is smaller than the
+    one before (Holm, 1979, jstor:4615733): if no pair differs, the chance of any value below 5% is
+    at most 5%.
     """
-    rows = []
-    for framework, first, second in _pairs(runs, lambda run: run.framework, lambda run: run.arch):
-        cnn, mlp = (first, second) if first[0].arch == "cnn" else (second, first)
-        pairs = _by_seed(cnn, mlp)
-        if pairs:
-            gains = [100 * (one.test_accuracy - other.test_accuracy) for one, other in pairs]
-            rows.append(
-                {
-                    "framework": framework,
-                    "n": len(pairs),
-                    "accuracy_points": statistic(gains),
-                    "seconds_ratio": _ratio(
-                        [one.train_seconds / other.train_seconds for one, other in pairs]
-                    ),
-                    "parameters_ratio": cnn[0].parameters / mlp[0].parameters,
-                }
-            )
-    return rows
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
 
 
 def _pairs(
@@ -194,16 +235,6 @@ def _mcnemar(first: RunRecord, second: RunRecord) -> dict[str, Any]:
 def _excludes(ratio: dict[str, Any], value: float) -> bool:
     """Return whether a ratio's 95% interval excludes ``value``; one run has no interval."""
     return ratio["low"] is not None and not ratio["low"] <= value <= ratio["high"]
-
-
-def _is_significant(points: dict[str, Any], tests: Sequence[dict[str, Any]]) -> bool:
-    """Return whether a difference in accuracy is significant.
-
-    McNemar's test must reject at 5% for every seed, and the 95% interval of the difference must
-    exclude 0; one run has no interval.
-    """
-    apart = points["ci95"] is not None and abs(points["mean"]) > points["ci95"]
-    return apart and all(test["p_value"] < SIGNIFICANCE for test in tests)
 
 
 def _winner(names: tuple[str, str], difference: float, *, significant: bool) -> str | None:

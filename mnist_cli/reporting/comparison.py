@@ -11,7 +11,7 @@ from mnist_cli.experiments.plan import COMPARISON, SWEEP
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.notebook import Chart, chart
 from mnist_cli.reporting.tables import as_markdown_table, caption, is_sweep, warning_lines
-from mnist_cli.reporting.verdicts import verdicts
+from mnist_cli.reporting.verdicts import network_lines, verdicts
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Comparison:
         return as_markdown_table(self.document)
 
     def verdicts(self) -> list[str]:
-        """Return a sentence for each pair of frameworks, and for each CNN against its MLP."""
+        """Return a sentence for each pair of frameworks, and on the networks of each framework."""
         return verdicts(self.document)
 
     def warnings(self) -> list[str]:
@@ -69,8 +69,8 @@ class Comparison:
         return self.document
 
     def __repr__(self) -> str:
-        """Return caption, table, warnings and verdicts as text."""
-        lines = [*self.warnings(), *self.verdicts()]
+        """Return caption, table, lines of layers, warnings and verdicts as text."""
+        lines = [*network_lines(self.document), *self.warnings(), *self.verdicts()]
         return "\n".join([caption(self.document), "", self.table(), "", *lines])
 
     def _repr_html_(self) -> str:

@@ -34,9 +34,6 @@ from mnist_cli.names import framework_name, model_name
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting import tables
 
-# Rough duration of a CNN's run relative to an MLP's, for the bar over all runs.
-_RELATIVE_COST = {"cnn": 15, "mlp": 1}
-
 
 def stdout() -> Console:
     """Return the console for tables."""
@@ -51,15 +48,15 @@ def stderr() -> Console:
 class TrainingProgress:
     """Shows one or several runs: live bars in a terminal or notebook, else one line per epoch."""
 
-    def __init__(self, archs: Sequence[str], *, is_shown: bool = True) -> None:
-        """``archs`` is the architecture of each run, in order; ``is_shown`` False shows nothing."""
+    def __init__(self, costs: Sequence[float], *, is_shown: bool = True) -> None:
+        """``costs`` are the relative durations of the runs; ``is_shown`` False shows nothing."""
         self._console = stderr() if is_shown else Console(quiet=True)
-        self._costs = [_RELATIVE_COST.get(arch, 1) for arch in archs]
+        self._costs = costs
         self._finished = 0
         self._label = ""
         is_live = _is_live(self._console)
         # Live bars show the epochs already; of several runs, each finished run leaves one line.
-        self._one_line_per_run = len(archs) > 1 and is_live
+        self._one_line_per_run = len(costs) > 1 and is_live
         self._progress = Progress(
             # Two lines per task, of a fixed width, so that it fits a terminal of 80 columns.
             TextColumn(
@@ -76,7 +73,7 @@ class TrainingProgress:
             disable=not is_live,
         )
         self._all = self._progress.add_task(
-            "all runs", total=sum(self._costs), status="", visible=len(archs) > 1
+            "all runs", total=sum(self._costs), status="", visible=len(costs) > 1
         )
         self._run = self._progress.add_task("", total=None, status="")
 
@@ -139,7 +136,7 @@ class TrainingProgress:
         """Print a line above the bars."""
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def _cost_so_far(self) -> int:
+    def _cost_so_far(self) -> float:
         return sum(self._costs[: self._finished])
 
 
@@ -263,6 +260,30 @@ def evaluation_table(report: Mapping[str, Any]) -> Table:
             f"{row['f1']:.4f}",
             f"{row['support']:,}",
         )
+    return table
+
+
+def networks_table(networks: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of `mnist networks`: known networks with their size and line."""
+    table = _table("", ("network", "parameters", "operations\nper image", "layers"))
+    table.columns[3].justify = "left"
+    for each in networks:
+        sizes = f"{each['parameters']:,}", f"{each['operations']:,}"
+        table.add_row(each["name"], *sizes, Text(f"  {each['line']}"))
+    return table
+
+
+def network_table(network: Mapping[str, Any]) -> Table:
+    """Return the table of one network, one row per layer."""
+    table = _table(
+        f"{network['name']}: {network['parameters']:,} parameters, "
+        f"{network['operations']:,} operations per image",
+        ("layer", "output", "parameters", "operations"),
+        left=1,
+    )
+    for each in network["layers"]:
+        sizes = (f"{each[name]:,}" for name in ("parameters", "operations"))
+        table.add_row(Text(each["layer"]), "x".join(map(str, each["output"])), *sizes)
     return table
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mnist_cli.experiments.plan import COMPARISON, SWEEP
 from mnist_cli.names import model_name
 from mnist_cli.reporting.tables import Document, caption, table, warning_lines
-from mnist_cli.reporting.verdicts import verdicts
+from mnist_cli.reporting.verdicts import network_lines, verdicts
 
 _TITLES = {
     COMPARISON: "Comparison of frameworks and networks",
@@ -37,11 +37,11 @@ def render_page(documents: Mapping[str, Document], charts: Sequence[tuple[Path, 
 
 
 def document_html(document: Document) -> str:
-    """Return caption, warnings, table, verdicts and failures of a document as HTML."""
+    """Return caption, warnings, table, lines, verdicts and failures of a document as HTML."""
     parts = [f"<p>{html.escape(caption(document))}</p>"]
     parts += [f"<p><strong>{html.escape(line)}</strong></p>" for line in warning_lines(document)]
     parts.append(table_html(*table(document)))
-    if lines := verdicts(document):
+    if lines := [*network_lines(document), *verdicts(document)]:
         parts += ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in lines), "</ul>"]
     for failure in document["failures"]:
         model = model_name(failure["framework"], failure["arch"])

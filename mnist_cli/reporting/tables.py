@@ -7,11 +7,12 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from mnist_cli.config import ARCHITECTURES
 from mnist_cli.experiments.document import records_of
 from mnist_cli.experiments.machine_warnings import machine_warnings
 from mnist_cli.names import dataset_name, framework_name, network_name, plural
 from mnist_cli.records import RunRecord
-from mnist_cli.reporting.verdicts import verdicts
+from mnist_cli.reporting.verdicts import network_lines, verdicts
 
 # An experiment's document, as `experiments.document` builds it.
 Document: TypeAlias = Mapping[str, Any]
@@ -32,12 +33,15 @@ def is_sweep(document: Document) -> bool:
 def table(document: Document) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of a document's summary as text, failures last.
 
-    Figures over several runs are given as mean ± half-width of the 95% interval.
+    Figures over several runs are given as mean ± half-width of the 95% interval. The number of
+    parameters is given if other networks than the CNN and the MLP are compared.
     """
     sweep = is_sweep(document)
+    is_sized = not {row["arch"] for row in document["summary"]} <= set(ARCHITECTURES)
     header = ["framework", "network", *(["batch size"] if sweep else [])]
     header += ["test accuracy", "train seconds", "images / second"]
     header += ["seconds to 98%", "seconds to 99%", "peak MiB"]
+    header += ["parameters"] if is_sized else []
     rows = []
     for row in document["summary"]:
         accuracy, speed = row["test_accuracy"], row["images_per_second"]
@@ -51,6 +55,7 @@ def table(document: Document) -> tuple[list[str], list[list[str]]]:
                 f"{speed['mean']:,.0f}" + _plus_minus(speed, lambda v: f"{v:,.0f}"),
                 *(_time_to(seconds, row["n"]) for seconds in row["time_to_accuracy"].values()),
                 f"{row['peak_rss_mib']['mean']:,.0f}",
+                *([f"{row['parameters']:,}"] if is_sized else []),
             ]
         )
     for failure in document["failures"]:
@@ -124,8 +129,9 @@ def as_markdown_table(document: Document) -> str:
 
 
 def as_markdown(document: Document) -> str:
-    """Return caption, table, warnings and verdicts in Markdown."""
-    bullets = [f"- {line}" for line in [*warning_lines(document), *verdicts(document)]]
+    """Return caption, table, lines of layers, warnings and verdicts in Markdown."""
+    lines = [*network_lines(document), *warning_lines(document), *verdicts(document)]
+    bullets = [f"- {line}" for line in lines]
     parts = [caption(document), as_markdown_table(document)]
     return "\n\n".join([*parts, *(["\n".join(bullets)] if bullets else [])]) + "\n"
 

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mnist_cli.config import ARCHITECTURES
 from mnist_cli.experiments.statistics import same_device
 from mnist_cli.names import framework_name, network_name
 
+_MAX_IN_PAIRS = 3  # networks: of eight there are 28 pairs in each framework
+
 
 def verdicts(document: Mapping[str, Any]) -> list[str]:
-    """Return a sentence or two for each pair of frameworks, and for each CNN against its MLP.
+    """Return a sentence or two for each pair of frameworks, then on the networks.
 
-    Differences between frameworks come with a verdict: significant, not significant, or
-    inconclusive with a single run.
+    Of up to three networks each pair has a sentence, of more each framework has one. Differences
+    come with a verdict: significant, not significant, or inconclusive with a single run.
     """
     frameworks = [_frameworks_verdict(row) for row in document["frameworks"]]
-    return frameworks + [_networks_verdict(row) for row in document["architectures"]]
+    pairs = document["architectures"]
+    names = {row.get(place) for row in pairs for place in ("first", "second")}
+    if len(names) <= _MAX_IN_PAIRS:
+        return frameworks + [_networks_verdict(row) for row in pairs]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in pairs:
+        groups.setdefault(row["framework"], []).append(row)
+    return frameworks + [_ranking(framework, rows) for framework, rows in groups.items()]
+
+
+def network_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return ``name: line`` of each network of a document that is neither the CNN nor the MLP."""
+    lines = {row["arch"]: row.get("line") for row in document["summary"]}
+    return [
+        f"{network_name(arch)}: {line}"
+        for arch, line in lines.items()
+        if line and arch not in ARCHITECTURES
+    ]
 
 
 def _frameworks_verdict(row: Mapping[str, Any]) -> str:
@@ -53,14 +73,64 @@ def _reversed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _networks_verdict(row: Mapping[str, Any]) -> str:
+    # Older rows have neither names nor tests: they are of the CNN and the MLP.
+    first, second = row.get("first", "cnn"), row.get("second", "mlp")
     points, more = row["accuracy_points"], "more"
     if points["mean"] < 0:
         points, more = {**points, "mean": -points["mean"]}, "less"
-    interval = "".join(f" ({text})" for text in _points_interval(points))
+    details = _points_interval(points)
+    if row["n"] > 1 and "adjusted_p" in row:
+        is_sure = "significant" if row["more_accurate"] else "no significant difference"
+        details.append(f"p {row['adjusted_p']:.2g}: {is_sure}")
+    operations = row.get("operations_ratio")
+    costs = [f"{_ratio(row['seconds_ratio'])} the training time"]
+    costs += [f"{operations:.1f}x the operations"] if operations else []
+    interval = f" ({'; '.join(details)})" if details else ""
     return (
-        f"{framework_name(row['framework'])}: the CNN is {points['mean']:.2f} percentage points "
-        f"{more} accurate than the MLP{interval}, at {_ratio(row['seconds_ratio'])} the training "
-        f"time and {row['parameters_ratio']:.1f}x the parameters."
+        f"{framework_name(row['framework'])}: {_article(first)} is {points['mean']:.2f} percentage "
+        f"points {more} accurate than {_article(second)}"
+        f"{interval}, at {', '.join(costs)} and "
+        f"{row['parameters_ratio']:.1f}x the parameters."
+    )
+
+
+def _article(arch: str) -> str:
+    """Return ``the CNN``, but ``ResNet``."""
+    name = network_name(arch)
+    return f"the {name}" if name.isupper() else name
+
+
+def _ranking(framework: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return one sentence on all networks of a framework: the best, and how far behind others are.
+
+    ``rows`` has each pair of them.
+    """
+    names = dict.fromkeys(row[place] for row in rows for place in ("first", "second"))
+
+    def behind(best: str, other: str) -> tuple[float, bool]:
+        """Return by how many percentage points a network is behind, and whether surely."""
+        row = next((row for row in rows if {row["first"], row["second"]} == {best, other}), None)
+        if row is None:  # no seed that both finished
+            return 0.0, False
+        sign = 1 if row["first"] == best else -1
+        return sign * row["accuracy_points"]["mean"], row["more_accurate"] == best
+
+    def is_best(name: str) -> bool:
+        return all(behind(name, other)[0] >= 0 for other in names if other != name)
+
+    best = next((name for name in names if is_best(name)), next(iter(names)))
+    others = sorted((*behind(best, name), name) for name in names if name != best)
+    told = [
+        f"{network_name(name)} by {_rounded(points):.2f}{'' if is_sure else ' (not significantly)'}"
+        for points, is_sure, name in others
+    ]
+    runs = min(row["n"] for row in rows)
+    sure = "inconclusive with 1 run; use --runs 3" if runs == 1 else "McNemar, Holm's correction"
+    if runs == 1:
+        told = [text.removesuffix(" (not significantly)") for text in told]
+    return (
+        f"{framework_name(framework)}: {network_name(best)} is the most accurate; behind it, in "
+        f"percentage points, are {', '.join(told)} ({sure})."
     )
 
 

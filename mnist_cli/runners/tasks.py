@@ -74,6 +74,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         framework=job.framework,
         **asdict(job.spec),
         parameters=spec.parameter_count(job.spec),
+        operations=spec.operation_count(job.spec),
         dataset=dataset.name,
         train_images=len(data.train.labels),
         **{name: getattr(job.config, name) for name in _RECORDED_SETTINGS},

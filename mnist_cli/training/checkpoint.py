@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from mnist_cli.arrays import Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, MnistError
-from mnist_cli.networks.spec import require_weights
+from mnist_cli.networks.spec import parameter_shapes, require_weights
 from mnist_cli.records import EpochRecord, replacing
 from mnist_cli.training.recipe import PIXEL_MEAN, PIXEL_STD
 
@@ -140,6 +140,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "format_version": FORMAT_VERSION,
         "arch": checkpoint.spec.arch,
         "activation": checkpoint.spec.activation,
+        "line": checkpoint.spec.line,
         "framework": checkpoint.framework,
         "seed": checkpoint.config.seed,
         "epochs_completed": checkpoint.history[-1].epoch,
@@ -186,34 +187,14 @@ def load(path: Path) -> Checkpoint:
             "It may be cut short or of another kind: copy it again, or train it anew."
         ) from error
     try:
-        checkpoint = Checkpoint(
-            spec=ModelSpec(details["arch"], details["activation"]),
-            # Settings that an older recipe does not name had these values then.
-            config=TrainConfig(**{"label_smoothing": 0.0, "decay_power": 1.0, **details["recipe"]}),
-            framework=details["framework"],
-            dataset=details["dataset"],
-            dataset_sha256=details["dataset_sha256"],
-            train_images=details["train_images"],
-            started_from=details.get("started_from"),
-            history=tuple(EpochRecord(**row) for row in details["history"]),
-            weights={
-                name: tensor
-                for name, tensor in tensors.items()
-                if not name.startswith((_VELOCITY, _BEST))
-            },
-            velocities=_without_prefix(tensors, _VELOCITY),
-            best_weights=_without_prefix(tensors, _BEST),
-            versions=details["versions"],
-            pixel_mean=float(details["normalization"]["mean"]),
-            pixel_std=float(details["normalization"]["std"]),
-            calibration=Calibration(**limits) if (limits := details.get("calibration")) else None,
-        )
+        checkpoint = _checkpoint(details, tensors)
         if not (math.isfinite(checkpoint.pixel_mean) and 0 < checkpoint.pixel_std < math.inf):
             raise ValueError("its normalisation needs a finite mean and a std above 0")
         require_weights(checkpoint.spec, checkpoint.weights)
-        for arrays in (checkpoint.velocities, checkpoint.best_weights):
-            if arrays:
-                require_weights(checkpoint.spec, arrays)
+        if checkpoint.best_weights:
+            require_weights(checkpoint.spec, checkpoint.best_weights)
+        if checkpoint.velocities:
+            require_weights(checkpoint.spec, checkpoint.velocities, parameter_shapes)
     except (KeyError, TypeError, ValueError, MnistError) as error:
         raise CheckpointError(
             f"{path} is a damaged checkpoint ({error}). Copy it again, or train it anew."
@@ -230,6 +211,33 @@ def _require_finite(path: Path, tensors: Weights) -> None:
                 f"{path} is a damaged checkpoint: {name} should hold finite float32 numbers. "
                 "Copy it again, or train it anew."
             )
+
+
+def _checkpoint(details: dict[str, Any], tensors: Weights) -> Checkpoint:
+    """Return the checkpoint of a file's metadata and tensors, some of which may be missing."""
+    return Checkpoint(
+        # Older models have a known architecture, and no line.
+        spec=ModelSpec(details["arch"], details["activation"], details.get("line", "")),
+        # Settings that an older recipe does not name had these values then.
+        config=TrainConfig(**{"label_smoothing": 0.0, "decay_power": 1.0, **details["recipe"]}),
+        framework=details["framework"],
+        dataset=details["dataset"],
+        dataset_sha256=details["dataset_sha256"],
+        train_images=details["train_images"],
+        started_from=details.get("started_from"),
+        history=tuple(EpochRecord(**row) for row in details["history"]),
+        weights={
+            name: tensor
+            for name, tensor in tensors.items()
+            if not name.startswith((_VELOCITY, _BEST))
+        },
+        velocities=_without_prefix(tensors, _VELOCITY),
+        best_weights=_without_prefix(tensors, _BEST),
+        versions=details["versions"],
+        pixel_mean=float(details["normalization"]["mean"]),
+        pixel_std=float(details["normalization"]["std"]),
+        calibration=Calibration(**limits) if (limits := details.get("calibration")) else None,
+    )
 
 
 def _without_prefix(tensors: Weights, prefix: str) -> Weights:

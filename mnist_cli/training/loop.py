@@ -16,6 +16,7 @@ from mnist_cli.config import TrainConfig
 from mnist_cli.data.dataset import Dataset
 from mnist_cli.data.split import Split
 from mnist_cli.errors import CheckpointError, DivergedError
+from mnist_cli.networks.spec import parameter_shapes, require_batch_size
 from mnist_cli.randomness import stream
 from mnist_cli.records import EpochRecord
 from mnist_cli.training import checkpoint as checkpoints
@@ -110,6 +111,7 @@ def fit(
     config = start.config
     count = len(data.train.labels)
     recipe.require_batch(config, count)
+    require_batch_size(start.spec, config.batch_size)
     steps = recipe.steps_per_epoch(config, count)
     warmup_seconds = _warm_up(classifier, data, start)
     if note := getattr(classifier, "note", ""):
@@ -211,6 +213,7 @@ def _train_epoch(
         data.train.labels,
         order=order,
         learning_rates=rates[first_step : first_step + steps],
+        mask_seeds=recipe.mask_seeds(config, epoch=epoch, steps=steps),
     ):
         _require_finite(chunk, state, step=step + 1)
         losses.append(chunk)
@@ -329,11 +332,14 @@ def _warm_up(classifier: Classifier, data: TrainingData, start: Checkpoint) -> f
         rng.integers(0, CLASSES, count),
         order=rng.integers(0, count, steps * config.batch_size),
         learning_rates=np.full(steps, 1e-3, dtype=np.float32),
+        mask_seeds=np.arange(steps),
     ):
         pass
     classifier.predict_logits(data.test.images[:_WARMUP_IMAGES])
     classifier.import_weights(start.weights)
-    zeros = {name: np.zeros_like(array) for name, array in start.weights.items()}
+    zeros = {
+        name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(start.spec).items()
+    }
     classifier.import_optimizer(start.velocities or zeros)
     classifier.synchronize()
     return time.perf_counter() - began

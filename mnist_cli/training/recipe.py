@@ -40,6 +40,11 @@ def epoch_order(config: TrainConfig, *, epoch: int, count: int) -> Array:
     return order[: steps_per_epoch(config, count) * config.batch_size].astype(np.int64, copy=False)
 
 
+def mask_seeds(config: TrainConfig, *, epoch: int, steps: int) -> Array:
+    """Return the seeds of the dropout masks of an epoch's steps: (steps,), int64."""
+    return stream(config.seed, "dropout", epoch).integers(0, 2**63, steps, dtype=np.int64)
+
+
 def steps_per_epoch(config: TrainConfig, count: int) -> int:
     """Return the number of whole batches in ``count`` images."""
     return count // config.batch_size

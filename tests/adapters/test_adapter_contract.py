@@ -88,7 +88,7 @@ def test_a_step_in_motion_is_nesterovs_in_pytorchs_form(
         for key in ("gradient", "moved velocities", "moved weights")
     )
     before, velocity_before = given_weights(SPECS[arch]), given_velocities(SPECS[arch])
-    for name in before:
+    for name in velocity:
         # The same batch and weights as for the first gradient, which was taken at rest. Values
         # are below 4: a rounding is below 3e-7, and threads may add in another order.
         expected = 0.9 * velocity_before[name] + gradient[name]
@@ -130,12 +130,14 @@ def test_the_first_step_has_the_same_gradient(
     results: Results, one: str, other: str, arch: str, batch: str
 ) -> None:
     ours, theirs = (_part(results(name), f"{arch}/{batch}") for name in (one, other))
+    # Gradients here are below 1; the frameworks' float32 sums differ by some 1e-6. Before a batch
+    # norm 200,000 pixels nearly cancel: against float64 each framework is off by up to 2e-5.
+    tolerance = 1e-4 if arch == "resnet" else 1e-5
     for name in ours:
-        # Gradients here are below 1; the frameworks' float32 sums differ by some 1e-6.
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", ["cnn", "mlp", "sigmoid"])  # those that train as they predict
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_loss_of_a_non_digit_is_minus_the_log_of_the_eleventh_probability(
     results: Results, framework: str, arch: str

@@ -13,7 +13,7 @@ from mnist_cli.adapters import numpy_adapter
 from mnist_cli.adapters.numpy_adapter import adapter, has_small_kernels
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
-from mnist_cli.scratch import mlp
+from mnist_cli.scratch.engine import mlp
 
 MLP, CONFIG = ModelSpec("mlp"), TrainConfig(batch_size=16)
 

@@ -26,7 +26,7 @@ def _plan(*batch_sizes: int, runs: int = 2) -> list[TrainJob]:
     return plan_jobs(
         template,
         frameworks=["numpy", "torch"],
-        archs=["cnn", "mlp"],
+        networks=[ModelSpec("cnn"), ModelSpec("mlp")],
         runs=runs,
         batch_sizes=batch_sizes,
     )

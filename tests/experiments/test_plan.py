@@ -7,13 +7,18 @@ from dataclasses import replace
 import pytest
 
 from mnist_cli.config import ModelSpec, TrainConfig
-from mnist_cli.experiments.plan import job_key, job_label, network, plan_jobs
+from mnist_cli.experiments.plan import job_key, job_label, plan_jobs
 from mnist_cli.runners.base import TrainJob
 
 
 def test_rounds_are_reversed_in_turn_and_runs_differ_in_seed_only() -> None:
     template = TrainJob("numpy", ModelSpec("mlp"), TrainConfig(seed=5), 2, checkpoint="models")
-    jobs = plan_jobs(template, frameworks=["numpy", "torch"], archs=["cnn", "mlp"], runs=3)
+    jobs = plan_jobs(
+        template,
+        frameworks=["numpy", "torch"],
+        networks=[ModelSpec("cnn"), ModelSpec("mlp")],
+        runs=3,
+    )
     cells = [(job.framework, job.spec.arch) for job in jobs]
     assert cells[:4] == [("numpy", "cnn"), ("torch", "cnn"), ("numpy", "mlp"), ("torch", "mlp")]
     assert cells[4:8] == cells[3::-1]
@@ -32,7 +37,7 @@ def test_the_learning_rate_follows_the_batch_size(scaling: str, rates: list[floa
     jobs = plan_jobs(
         template,
         frameworks=["numpy"],
-        archs=["mlp"],
+        networks=[template.spec],
         runs=1,
         batch_sizes=[16, 64, 256],
         lr_scaling=scaling,
@@ -46,7 +51,7 @@ def test_a_round_of_a_sweep_has_every_batch_size_and_is_reversed_in_turn() -> No
     jobs = plan_jobs(
         template,
         frameworks=["numpy", "torch"],
-        archs=["cnn", "mlp"],
+        networks=[ModelSpec("cnn"), ModelSpec("mlp")],
         runs=2,
         batch_sizes=[32, 64],
     )
@@ -65,24 +70,30 @@ def test_a_round_of_a_sweep_has_every_batch_size_and_is_reversed_in_turn() -> No
 def test_runs_of_a_plan_differ_in_nothing_but_their_cell_and_seed() -> None:
     config = TrainConfig(epochs=7, augment=True, label_smoothing=0.3, target_accuracy=0.9)
     template = TrainJob("numpy", ModelSpec("mlp"), config, 2, "kmnist", 100, "cpu", "models")
-    for job in plan_jobs(template, frameworks=["torch"], archs=["cnn", "mlp"], runs=2):
+    for job in plan_jobs(
+        template, frameworks=["torch"], networks=[ModelSpec("cnn"), ModelSpec("mlp")], runs=2
+    ):
         same = replace(job, framework="numpy", spec=template.spec, checkpoint="models")
         assert replace(same, config=replace(same.config, seed=0)) == template
 
 
-def test_the_activation_is_the_mlps_alone() -> None:
-    assert network("mlp", "sigmoid") == ModelSpec("mlp", "sigmoid")
-    assert network("cnn", "sigmoid") == ModelSpec("cnn", "relu")
-    template = TrainJob("numpy", ModelSpec("mlp", "sigmoid"), TrainConfig(), 2)
-    jobs = plan_jobs(template, frameworks=["numpy"], archs=["cnn", "mlp"], runs=1)
-    assert [job.spec.activation for job in jobs] == ["relu", "sigmoid"]
+def test_each_network_of_a_plan_keeps_its_line_and_activation() -> None:
+    networks = [ModelSpec("cnn"), ModelSpec("mlp", "sigmoid"), ModelSpec("tiny", line="dense 5")]
+    template = TrainJob("numpy", networks[0], TrainConfig(), 2, checkpoint="models")
+    jobs = plan_jobs(template, frameworks=["numpy"], networks=networks, runs=1)
+    assert [job.spec for job in jobs] == networks
+    assert jobs[2].checkpoint == "models/numpy-tiny.safetensors"
 
 
 def test_a_label_names_what_differs_within_the_plan_and_no_more() -> None:
     def labels(runs: int, *batch_sizes: int) -> list[str]:
         template = TrainJob("numpy", ModelSpec("mlp", "sigmoid"), TrainConfig(seed=5), 2)
         jobs = plan_jobs(
-            template, frameworks=["torch"], archs=["mlp"], runs=runs, batch_sizes=batch_sizes
+            template,
+            frameworks=["torch"],
+            networks=[template.spec],
+            runs=runs,
+            batch_sizes=batch_sizes,
         )
         return [job_label(job, jobs) for job in jobs]
 

@@ -121,7 +121,11 @@ def compare(small_data: Path, execute: Runner, path: Path) -> Callable[..., Any]
 def _jobs(data: Path, runs: int, *, batch_sizes: tuple[int, ...] = (20,)) -> list[TrainJob]:
     template = TrainJob("fake", ModelSpec("mlp"), TrainConfig(batch_size=20), 1, dataset=str(data))
     return plan_jobs(
-        template, frameworks=["fake"], archs=["cnn", "mlp"], runs=runs, batch_sizes=batch_sizes
+        template,
+        frameworks=["fake"],
+        networks=[ModelSpec("cnn"), ModelSpec("mlp")],
+        runs=runs,
+        batch_sizes=batch_sizes,
     )
 
 

@@ -174,6 +174,54 @@ def test_architectures_are_compared_within_a_framework_only() -> None:
     assert row["parameters_ratio"] == pytest.approx(421_642 / 101_770)
 
 
+def test_each_pair_of_networks_has_a_row_in_the_order_of_the_runs() -> None:
+    names = ["deep", "mlp", "cnn"]
+    runs = [run for name in names for run in _runs("torch", name, test_accuracy=[0.9, 0.91])]
+    rows = statistics.compare_architectures(runs)
+    pairs = [(row["first"], row["second"]) for row in rows]
+    assert pairs == [("deep", "mlp"), ("deep", "cnn"), ("cnn", "mlp")]
+    assert {row["operations_ratio"] for row in rows} == {None}  # made-up records know none
+
+
+def test_operations_are_compared_where_they_are_known() -> None:
+    first, second = (
+        _runs("torch", "a", test_accuracy=[0.9]),
+        _runs("torch", "b", test_accuracy=[0.9]),
+    )
+    runs = [replace(first[0], operations=300), replace(second[0], operations=100)]
+    (row,) = statistics.compare_architectures(runs)
+    assert row["operations_ratio"] == 3
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        ([], []),
+        ([0.03], [0.03]),
+        # By hand: 3 x 0.01, 2 x 0.02, then 1 x 0.03, which is no smaller than the one before.
+        ([0.03, 0.01, 0.02], [0.04, 0.03, 0.04]),
+        ([0.6, 0.5], [1.0, 1.0]),
+    ],
+)
+def test_holms_correction(p_values: list[float], expected: list[float]) -> None:
+    assert statistics.holm(p_values) == pytest.approx(expected)
+
+
+def test_many_networks_make_a_difference_harder_to_tell() -> None:
+    def networks(count: int) -> list[RunRecord]:
+        # The first is right on 8 images that the others get wrong: McNemar's p is 2 / 2^8.
+        good = _runs("torch", "a", test_errors=[_wrong()] * 3, test_accuracy=[0.99, 0.991, 0.992])
+        bad = {"test_errors": [_wrong(*range(8))] * 3, "test_accuracy": [0.97, 0.971, 0.972]}
+        return [*good, *(run for i in range(count) for run in _runs("torch", f"b{i}", **bad))]
+
+    (alone,) = statistics.compare_architectures(networks(1))
+    assert alone["adjusted_p"] == pytest.approx(2 / 2**8)
+    assert alone["more_accurate"] == "a"
+    rows = statistics.compare_architectures(networks(7))  # 28 pairs: 28 x 2 / 2^8 is 22%
+    assert rows[0]["adjusted_p"] == pytest.approx(28 * 2 / 2**8)
+    assert {row["more_accurate"] for row in rows} == {None}
+
+
 def test_runs_without_a_partner_of_the_same_seed_are_left_out() -> None:
     alone = [replace(make_record("numpy", "cnn", seed=7))]
     assert statistics.compare_frameworks([make_record("torch", "cnn", seed=0), *alone]) == []

@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
-from mnist_cli.networks.spec import parameter_shapes
+from mnist_cli.networks.spec import parameter_shapes, weight_shapes
 
 
 class FakeClassifier:
@@ -23,12 +23,12 @@ class FakeClassifier:
         concerned = only in (None, f"{spec.arch} {config.seed}")
         self.misbehaviour = os.environ.get("FAKE_FRAMEWORK", "") if concerned else ""
         self.weights = {
-            name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(spec).items()
+            name: np.zeros(shape, np.float32) for name, shape in weight_shapes(spec).items()
         }
-        self.velocities = {name: array.copy() for name, array in self.weights.items()}
+        self.velocities = {name: self.weights[name].copy() for name in parameter_shapes(spec)}
         self.epochs_seen = -1  # the first is the warm-up
 
-    def train_epoch(self, images, labels, *, order, learning_rates):
+    def train_epoch(self, images, labels, *, order, learning_rates, mask_seeds=None):
         self.epochs_seen += 1
         action, _, epoch = self.misbehaviour.partition(" ")
         if action and self.epochs_seen == int(epoch):
@@ -39,10 +39,10 @@ class FakeClassifier:
             if action == "sleep":
                 time.sleep(600)
         print("frameworks print what they like")
-        # The means live in fc2.weight's ten rows as far as they fit, so that they are exported,
-        # saved and restored like any framework's weights.
-        self.weights["fc2.weight"] += np.float32(learning_rates.sum())
-        self.velocities["fc2.weight"] += np.float32(len(order))
+        # The last layer changes, so that it is exported, saved and restored as any framework's.
+        last = [name for name in self.velocities if name.endswith(".weight")][-1]
+        self.weights[last] += np.float32(learning_rates.sum())
+        self.velocities[last] += np.float32(len(order))
         flat = images[order].reshape(len(order), -1)
         classes = [flat[labels[order] == digit] for digit in range(10)]
         self.means = np.stack([c.mean(axis=0) if len(c) else flat[0] * 0 for c in classes])

@@ -10,7 +10,7 @@ from made_records import make_record
 
 from mnist_cli.experiments import statistics
 from mnist_cli.records import RunRecord
-from mnist_cli.reporting.verdicts import verdicts
+from mnist_cli.reporting.verdicts import network_lines, verdicts
 
 
 def _runs(framework: str, arch: str = "cnn", **values: list[float]) -> list[RunRecord]:
@@ -106,3 +106,56 @@ def test_networks_are_compared_within_a_framework_and_without_a_verdict() -> Non
         "PyTorch: the CNN is 1.00 percentage points less accurate than the MLP, "
         "at 20.00x the training time and 4.1x the parameters."
     ]
+
+
+def test_a_pair_of_networks_is_told_with_its_verdict_after_several_runs() -> None:
+    errors = tuple((index, 3) for index in range(200))
+    resnet = _runs("torch", "resnet", test_accuracy=[0.99, 0.991, 0.992])
+    mlp = _runs("torch", "mlp", test_accuracy=[0.97, 0.971, 0.972])
+    resnet = [replace(run, operations=400) for run in resnet]
+    (alike,) = _said(*resnet, *(replace(run, operations=200) for run in mlp))
+    assert "ResNet is 2.00 percentage points more accurate than the MLP (95% CI 2.00" in alike
+    assert "; p 1: no significant difference)" in alike
+    assert "the training time, 2.0x the operations and " in alike
+    (apart,) = _said(*resnet, *(replace(run, test_errors=errors) for run in mlp))
+    assert "e-60: significant)" in apart
+
+
+def _four_networks(count: int) -> list[RunRecord]:
+    accuracies = {"cnn": 0.97, "resnet": 0.992, "tiny": 0.991, "linear": 0.92}
+    wrong = {"cnn": range(300), "resnet": range(0), "tiny": range(2), "linear": range(800)}
+    return [
+        replace(run, test_errors=tuple((index, 1) for index in wrong[arch]))
+        for arch, accuracy in accuracies.items()
+        for run in _runs("torch", arch, test_accuracy=[accuracy] * count)
+    ]
+
+
+def test_of_many_networks_each_framework_has_one_sentence() -> None:
+    (sentence,) = _said(*_four_networks(3))
+    assert sentence == (
+        "PyTorch: ResNet is the most accurate; behind it, in percentage points, are "
+        "tiny by 0.10 (not significantly), CNN by 2.20, linear by 7.20 "
+        "(McNemar, Holm's correction)."
+    )
+    (once,) = _said(*_four_networks(1))
+    assert once.endswith(
+        "tiny by 0.10, CNN by 2.20, linear by 7.20 (inconclusive with 1 run; use --runs 3)."
+    )
+
+
+def test_networks_of_which_not_all_have_a_common_seed_are_still_ranked() -> None:
+    runs = [run for run in _four_networks(2) if (run.arch, run.seed) not in {("tiny", 0)}]
+    runs = [run for run in runs if (run.arch, run.seed) not in {("cnn", 1)}]
+    (sentence,) = _said(*runs)
+    assert "ResNet is the most accurate" in sentence
+
+
+def test_own_networks_are_told_with_their_lines() -> None:
+    summary = [
+        {"arch": "cnn", "line": "conv 32"},
+        {"arch": "tiny", "line": "dense 5"},
+        {"arch": "tiny", "line": "dense 5"},
+        {"arch": "old"},
+    ]
+    assert network_lines({"summary": summary}) == ["tiny: dense 5"]

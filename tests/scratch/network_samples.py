@@ -13,7 +13,7 @@ from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.training.recipe import starting_weights
 
 CNN, MLP = ModelSpec("cnn"), ModelSpec("mlp")
-SPECS = [CNN, MLP, ModelSpec("mlp", "sigmoid")]
+SPECS = [CNN, MLP, ModelSpec("mlp", "sigmoid"), ModelSpec("lenet5"), ModelSpec("resnet")]
 CONFIG = TrainConfig(batch_size=16)
 PAIRS = TrainConfig(batch_size=2)
 

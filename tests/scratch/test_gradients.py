@@ -6,25 +6,43 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from network_lines import lines
+from plain_networks import (
+    PlainNetwork,
+    assert_close,
+    assert_gradients_close,
+    digits,
+    random_weights,
+)
 
 from mnist_cli.adapters.numpy_adapter import architecture
 from mnist_cli.config import ModelSpec
-from mnist_cli.networks.spec import initial_weights
-from mnist_cli.scratch.layers import PHASES, Conv, Dense, Flatten, MaxPool, Relu, Sigmoid
-from mnist_cli.scratch.loss import (
+from mnist_cli.networks.language import find_network
+from mnist_cli.scratch.engine.general import MaxPool
+from mnist_cli.scratch.engine.loss import (
     cross_entropy,
     cross_entropy_gradient,
     scaled_targets,
     with_no_digit,
 )
-from mnist_cli.scratch.mlp import splits_for
-from mnist_cli.scratch.network import Network
+from mnist_cli.scratch.engine.mlp import splits_for
+from mnist_cli.scratch.engine.network import Network
+from mnist_cli.scratch.plain import SGD
 
 SPECS = {
     "cnn": ModelSpec("cnn"),
     "mlp": ModelSpec("mlp"),
     "mlp-sigmoid": ModelSpec("mlp", "sigmoid"),
 }
+OLD = tuple(SPECS)
+SPECS |= {name: ModelSpec(name) for name in ("lenet5", "resnet")}
+# A fast block, then general layers of every kind.
+SPECS["mixed"] = find_network(
+    "conv 4, relu, pool, dropout 0.25, residual(conv 4 5x5, batchnorm, gelu), pool avg, dense 12, "
+    "batchnorm, tanh, dropout 0.5, dense 8, sigmoid"
+)
 BACKGROUND = -0.4242  # what recipe.normalize makes of a black pixel
 # A central difference of step h errs by h^2 times the third derivative, and by the rounding of
 # the loss, 1e-16, over h: in float64 h = 1e-5 leaves 1e-10. 1e-7 has room for a sum of many, and
@@ -33,39 +51,13 @@ STEP = 1e-5
 FINITE_DIFFERENCE_TOLERANCE = 1e-7
 
 
-def digits(count: int, *, dtype: type = np.float64) -> tuple[np.ndarray, np.ndarray]:
-    """Images like digits, some noise on a flat background (ties in every pool), and labels."""
-    rng = np.random.default_rng(count)
-    images = np.full((count, 28, 28), BACKGROUND, dtype=dtype)
-    images[:, 6:22, 9:19] = rng.standard_normal((count, 16, 10))
-    return images, rng.integers(0, 10, count)
-
-
 def network(
-    name: str,
-    *,
-    dtype: type = np.float64,
-    threads: int = 1,
-    plain: bool = False,
-    reject: bool = False,
+    name: str, *, dtype: type = np.float64, threads: int = 1, reject: bool = False
 ) -> Network:
-    """A network with random weights; random biases too: at 0 ReLU's kink is in every channel."""
-    rng = np.random.default_rng(5)
-    weights = initial_weights(SPECS[name], rng)
-    for key, array in weights.items():
-        if key.endswith(".bias"):
-            array += 0.1 * rng.standard_normal(array.shape, dtype=np.float32)
-    built = Network(
-        architecture(SPECS[name], plain=plain), dtype=dtype, threads=threads, reject=reject
-    )
-    built.weights.load(weights)
+    """A network with random weights and biases."""
+    built = Network(architecture(SPECS[name]), dtype=dtype, threads=threads, reject=reject)
+    built.weights.load(random_weights(SPECS[name]))
     return built
-
-
-def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    """Compare relative to the largest entry: a gradient near 0 has no digits of its own."""
-    error = np.abs(found - expected).max() / np.abs(expected).max()
-    assert error <= tolerance
 
 
 def finite_differences(
@@ -84,83 +76,6 @@ def finite_differences(
         flat[entry] = value
         slopes.append((above - below) / (2 * STEP))
     return np.array(slopes)
-
-
-def phases_of(images: np.ndarray) -> list[np.ndarray]:
-    return [images[:, row::2, column::2].copy() for row, column in PHASES]
-
-
-def images_of(phases: list[np.ndarray]) -> np.ndarray:
-    count, height, width, channels = phases[0].shape
-    images = np.empty((count, 2 * height, 2 * width, channels))
-    for (row, column), phase in zip(PHASES, phases, strict=True):
-        images[:, row::2, column::2] = phase
-    return images
-
-
-class OnImages:
-    """A layer that takes or returns phases, taking and returning images."""
-
-    def __init__(self, layer: Conv | MaxPool) -> None:
-        self.layer = layer
-        self.is_conv = isinstance(layer, Conv)
-
-    def forward(self, inputs: np.ndarray) -> np.ndarray:
-        if self.is_conv:
-            return images_of(self.layer.forward(inputs))
-        return self.layer.forward(phases_of(inputs))
-
-    def backward(self, gradient: np.ndarray) -> np.ndarray:
-        if self.is_conv:
-            return self.layer.backward(phases_of(gradient))
-        return images_of(self.layer.backward(gradient))
-
-
-def conv(channels: int, filters: int) -> Conv:
-    rng = np.random.default_rng(1)
-    weight = rng.standard_normal((3, 3, channels, filters))
-    bias = rng.standard_normal(filters)
-    return Conv(weight, bias, np.empty_like(weight), np.empty_like(bias))
-
-
-def dense(inputs: int, outputs: int) -> Dense:
-    rng = np.random.default_rng(1)
-    weight = rng.standard_normal((inputs, outputs))
-    bias = rng.standard_normal(outputs)
-    return Dense(weight, bias, np.empty_like(weight), np.empty_like(bias))
-
-
-@pytest.mark.parametrize(
-    ("layer", "shape"),
-    [
-        pytest.param(OnImages(conv(2, 3)), (3, 4, 6, 2), id="conv"),
-        pytest.param(OnImages(conv(1, 4)), (2, 6, 4, 1), id="conv-grey"),
-        pytest.param(OnImages(MaxPool()), (2, 4, 6, 3), id="pool"),
-        pytest.param(dense(7, 5), (4, 7), id="dense"),
-        pytest.param(Relu(), (4, 9), id="relu"),
-        pytest.param(Sigmoid(), (4, 9), id="sigmoid"),
-        pytest.param(Flatten(), (2, 3, 4, 2), id="flatten"),
-    ],
-)
-def test_layer_gradients_agree_with_finite_differences(layer, shape):
-    rng = np.random.default_rng(2)
-    # A shuffled ladder without 0: no two inputs within a step of each other or of ReLU's kink.
-    inputs = (rng.permutation(np.prod(shape)) / np.prod(shape) * 4 - 1.99).reshape(shape)
-    direction = rng.standard_normal(layer.forward(inputs.copy()).shape)
-
-    def loss() -> float:
-        return float((layer.forward(inputs.copy()) * direction).sum())
-
-    loss()
-    input_gradient = layer.backward(direction.copy()).copy()
-    gradients = {"inputs": (inputs, input_gradient)}
-    parametric = getattr(layer, "layer", layer)
-    if hasattr(parametric, "weight"):
-        gradients["weight"] = (parametric.weight, parametric.weight_gradient.copy())
-        gradients["bias"] = (parametric.bias, parametric.bias_gradient.copy())
-    for array, gradient in gradients.values():
-        expected = finite_differences(loss, array, range(array.size))
-        assert_close(gradient.reshape(-1), expected, FINITE_DIFFERENCE_TOLERANCE)
 
 
 @pytest.mark.parametrize("reject", [False, True])
@@ -189,7 +104,7 @@ def test_loss_gradient_agrees_with_finite_differences(label_smoothing, reject):
 
 
 @pytest.mark.parametrize("reject", [False, True])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", OLD)
 def test_network_gradients_agree_with_finite_differences(name, reject):
     # Noise everywhere: on a flat background a small step would break ties, where no slope is.
     rng = np.random.default_rng(4)
@@ -240,7 +155,7 @@ def torch_loss_and_gradients(name, weights, images, labels):
         pytest.param(np.float32, 1e-5, id="float32"),
     ],
 )
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", OLD)
 def test_loss_and_gradients_agree_with_pytorch(name, dtype, tolerance):
     images, labels = digits(16, dtype=dtype)
     net = network(name, dtype=dtype)
@@ -261,24 +176,83 @@ def test_loss_and_gradients_agree_with_pytorch(name, dtype, tolerance):
     [pytest.param(np.float64, 1e-12, id="float64"), pytest.param(np.float32, 1e-5, id="float32")],
 )
 @pytest.mark.parametrize(
-    ("arch", "count"),
+    ("name", "count"),
     # The MLP splits its product for 17 to 64 images; 300 are a chunk of 256 and one of 44.
     [
         *(("cnn", count) for count in (1, 5, 16)),
         *(("mlp", count) for count in (1, 16, 17, 64, 65, 300)),
+        ("lenet5", 40),
+        ("resnet", 5),
+        ("mixed", 5),
     ],
 )
-def test_fast_forms_agree_with_the_plain_layers(arch, count, dtype, tolerance):
+def test_the_engine_agrees_with_the_plain_network(name, count, dtype, tolerance):
     images, labels = digits(count, dtype=dtype)
-    fast, plain = (network(arch, dtype=dtype, plain=plain) for plain in (False, True))
+    engine, plain = network(name, dtype=dtype), PlainNetwork(SPECS[name])
+    plain.load(random_weights(SPECS[name]))
     # Twice: the second time every buffer holds what the first one left.
     for _ in range(2):
-        assert_close(fast.logits(images), plain.logits(images), tolerance)
-        loss, gradients = fast.loss_and_gradients(images, labels)
+        assert_close(engine.logits(images), plain.logits(images), tolerance)
+        plain.load(random_weights(SPECS[name]))  # the running statistics have moved
+        loss, gradients = engine.loss_and_gradients(images, labels)
         expected_loss, expected = plain.loss_and_gradients(images, labels)
         assert loss == pytest.approx(expected_loss, rel=tolerance)
-        for key in expected:
-            assert_close(gradients[key], expected[key], tolerance)
+        assert_gradients_close(gradients, expected, tolerance)
+        plain.load(random_weights(SPECS[name]))
+
+
+@settings(max_examples=40, deadline=None)  # no example has a time to keep
+@given(line=lines(), count=st.integers(2, 6), threads=st.integers(1, 2))
+def test_the_engine_agrees_with_the_plain_network_for_any_line(line, count, threads):
+    spec = find_network(line)
+    weights = random_weights(spec)
+    images, labels = np.random.default_rng(1).standard_normal((count, 28, 28)), np.arange(count)
+    engine = Network(architecture(spec), dtype=np.float64, threads=threads)
+    engine.weights.load(weights)
+    plain = PlainNetwork(spec)
+    plain.load(weights)
+    # float64: sums in another order. Batch norm may divide by deviations as small as 1e-2.5.
+    assert_close(engine.logits(images), plain.logits(images), 1e-9)
+    loss, gradients = engine.loss_and_gradients(images, labels)
+    expected_loss, expected = plain.loss_and_gradients(images, labels)
+    assert loss == pytest.approx(expected_loss, rel=1e-9)
+    assert_gradients_close(gradients, expected, 1e-8)
+
+
+@pytest.mark.usefixtures("worker_kinds")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_batch_norm_and_dropout_train_alike_with_any_number_of_workers(threads):
+    spec = SPECS["mixed"]
+    weights = random_weights(spec)
+    images, labels = digits(21)
+    engine = Network(architecture(spec), dtype=np.float64, threads=threads, momentum=0.5)
+    engine.weights.load(weights)
+    steps = engine.train(
+        images,
+        labels,
+        np.arange(21).reshape(3, 7),
+        learning_rates=[0.01] * 3,
+        mask_seeds=np.array([5, 6, 7]),
+        steps_per_chunk=2,
+    )
+    losses = np.concatenate(list(steps))
+    plain = PlainNetwork(spec)
+    plain.load(weights)
+    optimizer = SGD(plain.layers, rate=0.01, momentum=0.5)
+    for step in range(3):
+        batch = slice(7 * step, 7 * step + 7)
+        loss, _ = plain.loss_and_gradients(images[batch], labels[batch], mask_seed=5 + step)
+        optimizer.step()
+        assert losses[step] == pytest.approx(loss, rel=1e-9)  # float64, three steps
+    found = engine.weights.canonical()
+    for name, array in plain.statistics().items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-9)
+    for name, array in random_weights(spec).items():
+        if name.endswith(("weight", "bias")):
+            layer, kind = name.split(".")
+            expected = plain.named[layer].weights[kind]
+            assert np.abs(expected - array).max() > 0 or kind == "bias"  # it has moved
+            assert_close(found[name], expected, 1e-8)
 
 
 @pytest.mark.parametrize(
@@ -291,34 +265,27 @@ def test_the_product_is_split_where_that_is_faster(count, small_kernels, splits)
 
 def test_blocks_give_the_gradient_to_the_first_of_equals():
     # A blank picture ties every window. Then all of the gradient stems from the first place.
-    fast, plain = (network("cnn", plain=plain) for plain in (False, True))
+    engine, plain = network("cnn"), PlainNetwork(SPECS["cnn"])
+    plain.load(random_weights(SPECS["cnn"]))
     images, labels = np.full((3, 28, 28), BACKGROUND), np.array([0, 4, 9])
-    _, gradients = fast.loss_and_gradients(images, labels)
+    _, gradients = engine.loss_and_gradients(images, labels)
     _, expected = plain.loss_and_gradients(images, labels)
     for key in expected:
         assert_close(gradients[key], expected[key], 1e-12)  # float64
 
 
-def test_pool_gives_the_gradient_to_the_first_of_equals():
-    pool = MaxPool()
-    pool.forward([np.ones((1, 1, 1, 1)) for _ in PHASES])
-    assert [float(g.item()) for g in pool.backward(np.full((1, 1, 1, 1), 3.0))] == [3, 0, 0, 0]
-    pool.forward([np.full((1, 1, 1, 1), value) for value in (0.0, 1.0, 1.0, 0.5)])
-    assert [float(g.item()) for g in pool.backward(np.full((1, 1, 1, 1), 3.0))] == [0, 3, 0, 0]
-
-
 def test_pool_breaks_ties_as_pytorch_does():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(6)
-    images = rng.integers(0, 3, (2, 8, 8, 5)).astype(np.float64)  # nearly every window has a tie
-    gradient = rng.standard_normal((2, 4, 4, 5))
-    pool = OnImages(MaxPool())
+    images = rng.integers(0, 3, (5, 8, 8, 2)).astype(np.float64)  # nearly every window has a tie
+    gradient = rng.standard_normal((5, 4, 4, 2))
+    pool = MaxPool(2)
     pool.forward(images)
-    inputs = torch.tensor(images.transpose(0, 3, 1, 2).copy(), requires_grad=True)
+    inputs = torch.tensor(images.transpose(3, 0, 1, 2).copy(), requires_grad=True)
     outputs = torch.nn.functional.max_pool2d(inputs, 2)
-    outputs.backward(torch.tensor(gradient.transpose(0, 3, 1, 2).copy()))
+    outputs.backward(torch.tensor(gradient.transpose(3, 0, 1, 2).copy()))
     np.testing.assert_array_equal(
-        pool.backward(gradient.copy()), inputs.grad.numpy().transpose(0, 2, 3, 1)
+        pool.backward(gradient.copy()), inputs.grad.numpy().transpose(1, 2, 3, 0)
     )
 
 
@@ -331,7 +298,8 @@ def test_pool_breaks_ties_as_pytorch_does():
 def test_shares_of_a_batch_add_up_to_its_gradient(name, count, monkeypatch):
     images, labels = digits(count)
     with monkeypatch.context() as at_once:
-        at_once.setattr("mnist_cli.adapters.numpy_adapter.MAX_CHUNK", {"cnn": count, "mlp": count})
+        for chunk in ("CONV_CHUNK", "DENSE_CHUNK"):
+            at_once.setattr(f"mnist_cli.adapters.numpy_adapter.{chunk}", count)
         expected_loss, expected = network(name).loss_and_gradients(images, labels)
     for threads in (1, 2, 3):
         loss, gradients = network(name, threads=threads).loss_and_gradients(images, labels)

@@ -20,11 +20,11 @@ from network_samples import (
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
 from mnist_cli.config import TrainConfig
-from mnist_cli.networks.spec import parameter_count, parameter_shapes
+from mnist_cli.networks.spec import parameter_count, weight_shapes
 from mnist_cli.training.recipe import starting_weights
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-{spec.activation}")
 def test_a_small_batch_after_a_large_one_gives_the_same_logits(spec):
     model = classifier(spec)
     images, _ = bar_images(300)
@@ -35,21 +35,22 @@ def test_a_small_batch_after_a_large_one_gives_the_same_logits(spec):
             np.testing.assert_array_equal(logits, alone)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-{spec.activation}")
 def test_exported_weights_have_canonical_names_and_shapes(spec):
     weights = classifier(spec).export_weights()
-    assert {name: array.shape for name, array in weights.items()} == parameter_shapes(spec)
-    assert sum(array.size for array in weights.values()) == parameter_count(spec)
+    assert {name: array.shape for name, array in weights.items()} == weight_shapes(spec)
+    trained = classifier(spec).export_optimizer()
+    assert sum(array.size for array in trained.values()) == parameter_count(spec)
     assert all(array.dtype == np.float32 for array in weights.values())
     assert all(array.flags.c_contiguous for array in weights.values())
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-{spec.activation}")
 def test_import_then_export_changes_no_bit(spec):
     assert_same(classifier(spec).export_weights(), starting_weights(spec, seed=3))
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-{spec.activation}")
 def test_exported_weights_are_a_copy(spec):
     model = classifier(spec)
     for array in model.export_weights().values():
@@ -57,7 +58,7 @@ def test_exported_weights_are_a_copy(spec):
     assert_same(model.export_weights(), starting_weights(spec, seed=3))
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-{spec.activation}")
 def test_trained_weights_give_the_same_logits_in_another_network(spec):
     trained, other = classifier(spec), classifier(spec)
     train(trained)
@@ -66,7 +67,7 @@ def test_trained_weights_give_the_same_logits_in_another_network(spec):
     np.testing.assert_array_equal(other.predict_logits(images), trained.predict_logits(images))
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-{spec.activation}")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_run_twice_gives_the_same_bits(spec, threads):
     config = replace(CONFIG, batch_size=37)
@@ -75,7 +76,7 @@ def test_the_same_run_twice_gives_the_same_bits(spec, threads):
     assert_same(first.export_weights(), second.export_weights())
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-{spec.activation}")
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_nothing_but_rounding(spec, threads, worker_kinds):
     one, more = classifier(spec), classifier(spec, threads=threads)
@@ -96,14 +97,14 @@ def test_a_batch_smaller_than_the_worker_group_takes_the_same_steps():
         np.testing.assert_allclose(more.export_weights()[name], expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-{spec.activation}")
 def test_training_learns(spec):
     losses = train(classifier(spec, threads=2), steps=40, learning_rate=0.02)
     assert losses[:3].mean() > 1.5  # a guess costs log 10 = 2.3
     assert losses[-3:].mean() < 0.5
 
 
-@pytest.mark.parametrize("spec", [CNN, MLP], ids=str)
+@pytest.mark.parametrize("spec", [CNN, MLP], ids=lambda spec: f"{spec.arch}-{spec.activation}")
 def test_training_resumes_exactly_from_weights_and_velocities(spec):
     uninterrupted, first, second = (classifier(spec) for _ in range(3))
     train(uninterrupted, steps=6)
@@ -143,7 +144,7 @@ def test_loss_is_that_of_the_batch_before_its_update():
 
 @pytest.mark.usefixtures("worker_kinds")
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-{spec.activation}")
 def test_an_odd_number_of_steps_leaves_the_weights_where_they_are_read(spec, threads):
     # One call of three steps, and three of one: an odd step ends in the other buffer.
     at_once, singly = (classifier(spec, threads=threads) for _ in range(2))
@@ -169,11 +170,12 @@ def test_losses_too_large_to_add_up_yield_infinity_without_warnings(recwarn):
     assert not [str(warning.message) for warning in recwarn]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-{spec.activation}")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_logits_of_an_image_do_not_depend_on_how_many_come_with_it(spec, threads, monkeypatch):
-    monkeypatch.setattr("mnist_cli.scratch.network.MIN_CHUNKS", 1)
-    monkeypatch.setattr("mnist_cli.adapters.numpy_adapter.MAX_CHUNK", {"cnn": 16, "mlp": 16})
+    monkeypatch.setattr("mnist_cli.scratch.engine.network.MIN_CHUNKS", 1)
+    for chunk in ("CONV_CHUNK", "DENSE_CHUNK"):
+        monkeypatch.setattr(f"mnist_cli.adapters.numpy_adapter.{chunk}", 16)
     model = classifier(spec, threads=threads)
     images, _ = bar_images(65)
     everything = model.predict_logits(images)

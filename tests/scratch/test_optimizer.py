@@ -7,9 +7,9 @@ import pytest
 from network_samples import CNN, MLP, bar_images, classifier, train
 
 from mnist_cli.adapters.numpy_adapter import architecture
-from mnist_cli.scratch.network import Network
-from mnist_cli.scratch.optimizer import nesterov_step, step_matrices
-from mnist_cli.scratch.worker_group import WorkerGroup
+from mnist_cli.scratch.engine.network import Network
+from mnist_cli.scratch.engine.optimizer import nesterov_step, step_matrices
+from mnist_cli.scratch.engine.worker_group import WorkerGroup
 from mnist_cli.training.recipe import starting_weights
 
 
@@ -28,9 +28,14 @@ def test_training_takes_the_documented_steps_and_does_not_decay_biases(spec, thr
     )
     trained.weights.load(start)
     batches = np.arange(len(labels)).reshape(3, batch_size)
-    list(trained.train(images, labels, batches, learning_rates=rates, steps_per_chunk=2))
+    seeds = np.zeros(3, np.int64)
+    list(
+        trained.train(
+            images, labels, batches, learning_rates=rates, mask_seeds=seeds, steps_per_chunk=2
+        )
+    )
 
-    reference = Network(architecture(spec, plain=True), **settings)
+    reference = Network(architecture(spec), **settings)
     weights, velocities = start, {name: np.zeros_like(weight) for name, weight in start.items()}
     for batch, rate in zip(batches, rates, strict=True):
         reference.weights.load(weights)
@@ -99,7 +104,8 @@ def test_an_update_writes_only_weights_and_velocities_of_the_other_buffer():
     worker.update(WorkerGroup(1), worker.update_matrices(np.array([0.1]))[0], buffer=0)
     np.testing.assert_array_equal(source.state, before)
     np.testing.assert_array_equal(target.state[2:], gradients_before)
-    for part, decay in ((slice(source.biases_start), 5e-4), (slice(source.biases_start, None), 0)):
+    biases_start, _ = source.starts
+    for part, decay in ((slice(biases_start), 5e-4), (slice(biases_start, None), 0)):
         velocities, weights, gradients = before[:, part].copy()
         nesterov_step(
             weights, velocities, [gradients], learning_rate=0.1, momentum=0.9, weight_decay=decay
@@ -114,7 +120,7 @@ def test_an_update_writes_only_weights_and_velocities_of_the_other_buffer():
 @pytest.mark.parametrize("spec", [CNN, MLP], ids=str)
 def test_an_update_in_chunks_equals_the_update_at_once(spec, monkeypatch):
     at_once = classifier(spec, threads=2)
-    monkeypatch.setattr("mnist_cli.scratch.worker.UPDATE_CHUNK", 20_009)
+    monkeypatch.setattr("mnist_cli.scratch.engine.worker.UPDATE_CHUNK", 20_009)
     in_chunks = classifier(spec, threads=2)
     counts = [len(model.network._workers[0]._products[0]) for model in (at_once, in_chunks)]
     assert counts[1] > counts[0]

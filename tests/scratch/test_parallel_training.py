@@ -21,7 +21,7 @@ from network_samples import (
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
 from mnist_cli.errors import FrameworkError
-from mnist_cli.scratch.worker_group import WorkerGroup, can_fork
+from mnist_cli.scratch.engine.worker_group import WorkerGroup, can_fork
 from mnist_cli.training.recipe import starting_weights
 
 needs_fork = pytest.mark.skipif(not can_fork(), reason="workers are threads here")
@@ -29,7 +29,7 @@ needs_fork = pytest.mark.skipif(not can_fork(), reason="workers are threads here
 
 @pytest.mark.usefixtures("worker_kinds")
 def test_a_worker_that_fails_before_a_barrier_is_reported_at_the_end(monkeypatch):
-    monkeypatch.setattr("mnist_cli.scratch.network.MIN_CHUNKS", 1)
+    monkeypatch.setattr("mnist_cli.scratch.engine.network.MIN_CHUNKS", 1)
     model = classifier(CNN, threads=2)
     images, _ = bar_images(70)
 
@@ -48,7 +48,7 @@ def _logits_of_seventy(_=None):
 
 @needs_fork
 def test_in_a_process_of_a_pool_workers_are_threads(monkeypatch):
-    monkeypatch.setattr("mnist_cli.scratch.network.MIN_CHUNKS", 1)
+    monkeypatch.setattr("mnist_cli.scratch.engine.network.MIN_CHUNKS", 1)
     with multiprocessing.get_context("fork").Pool(1) as pool:
         (found,) = pool.map(_logits_of_seventy, [None])
     np.testing.assert_array_equal(found, _logits_of_seventy())
@@ -95,7 +95,7 @@ def test_workers_are_kept_between_epochs_and_end_with_their_network():
 
 
 @pytest.mark.usefixtures("worker_kinds")
-@pytest.mark.parametrize("spec", [CNN, MLP], ids=str)
+@pytest.mark.parametrize("spec", [CNN, MLP], ids=lambda spec: f"{spec.arch}-{spec.activation}")
 @pytest.mark.parametrize("changed", ["labels", "images", "weights", "less a batch", "more a batch"])
 def test_workers_see_what_has_changed_since_the_previous_epoch(spec, changed):
     model, other = (classifier(spec, threads=2, config=PAIRS) for _ in range(2))

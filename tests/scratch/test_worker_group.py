@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 
-from mnist_cli.scratch.worker_group import WorkerError, WorkerGroup, can_fork, shared_array
+from mnist_cli.scratch.engine.worker_group import WorkerError, WorkerGroup, can_fork, shared_array
 
 needs_fork = pytest.mark.skipif(not can_fork(), reason="workers are threads here")
 
@@ -137,7 +137,7 @@ def test_a_caller_that_fails_leaves_no_worker_behind():
 def test_a_worker_ends_when_its_caller_is_killed(tmp_path):
     program = """
 import os, signal
-from mnist_cli.scratch.worker_group import WorkerGroup
+from mnist_cli.scratch.engine.worker_group import WorkerGroup
 group = WorkerGroup(2)
 def work(rank):
     if rank == 1:

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file, save_file
 import mnist_cli
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, OutputError
+from mnist_cli.networks.language import find_network
+from mnist_cli.networks.spec import initial_weights, parameter_shapes
 from mnist_cli.records import EpochRecord
 from mnist_cli.training import checkpoint, recipe
 from mnist_cli.training.checkpoint import Calibration, Checkpoint
@@ -59,13 +61,21 @@ def saved(model: Checkpoint, tmp_path: Path) -> Path:
     return path
 
 
-def _rewrite(path: Path, *, tensors: dict[str, Any] | None = None, **details: Any) -> None:
+def _rewrite(
+    path: Path,
+    *,
+    tensors: dict[str, Any] | None = None,
+    drop: tuple[str, ...] = (),
+    **details: Any,
+) -> None:
     """Save a checkpoint again with some tensors or metadata changed; None drops one."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
         metadata = dict(file.metadata())
     metadata |= {name: json.dumps(value) for name, value in details.items()}
+    for name in drop:
+        del metadata[name]
     kept = {n: t for n, t in (load_file(path) | (tensors or {})).items() if t is not None}
     save_file(kept, path, metadata=metadata)
 
@@ -85,6 +95,28 @@ def test_a_model_from_before_a_setting_has_what_was_then_the_only_choice(saved: 
     old = checkpoint.load(saved)
     assert old.config == TrainConfig(epochs=5, learning_rate=0.05, label_smoothing=0, decay_power=1)
     assert old.calibration is None
+
+
+def test_a_model_from_before_lines_has_that_of_its_name(saved: Path) -> None:
+    expected = checkpoint.load(saved).spec
+    _rewrite(saved, drop=("line",))
+    assert checkpoint.load(saved).spec == expected
+
+
+def test_a_model_carries_its_line_and_running_statistics(model: Checkpoint, tmp_path: Path) -> None:
+    spec = find_network("conv 3, batchnorm, relu, pool 4, dense 9, residual(dense 9, tanh)")
+    weights = initial_weights(spec, np.random.default_rng(0))
+    velocities = {
+        name: np.ones(shape, np.float32) for name, shape in parameter_shapes(spec).items()
+    }
+    path = tmp_path / "own.safetensors"
+    own = replace(model, spec=spec, weights=weights, velocities=velocities, best_weights=weights)
+    checkpoint.save(path, own)
+    found = checkpoint.load(path)
+    assert found.spec == spec
+    assert found.weights.keys() == found.best_weights.keys() == weights.keys()
+    assert "bn1.running_var" in found.weights
+    assert "bn1.running_var" not in found.velocities
 
 
 def test_the_model_in_the_package_is_of_a_format_that_is_read() -> None:
@@ -243,11 +275,15 @@ def _newer(path: Path) -> None:
 
 def _other_arch(path: Path) -> None:
     arch = checkpoint.load(path).spec.arch
-    _rewrite(path, arch={"cnn": "mlp", "mlp": "cnn"}[arch])
+    _rewrite(path, line=ModelSpec({"cnn": "mlp", "mlp": "cnn"}[arch]).line)
+
+
+def _no_line(path: Path) -> None:
+    _rewrite(path, line="conv 4 4x4")
 
 
 def _unknown_arch(path: Path) -> None:
-    _rewrite(path, arch="transformer")
+    _rewrite(path, arch="transformer", drop=("line",))
 
 
 def _missing_weight(path: Path) -> None:
@@ -327,6 +363,7 @@ def _bad_recipe(path: Path) -> None:
         (_foreign, "not a checkpoint of this program"),
         (_newer, "Upgrade mnist-cli"),
         (_other_arch, "not those of the"),
+        (_no_line, r"conv 4 \^4x4: the kernel must be odd"),
         (_unknown_arch, "Unknown architecture 'transformer'"),
         (_missing_weight, "fc2.bias should be"),
         (_wrong_shape, "fc2.weight should be"),

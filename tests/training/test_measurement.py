@@ -98,7 +98,9 @@ def test_distorting_images_is_outside_the_clock_and_new_in_each_epoch(
 ) -> None:
     drawn: list[int] = []
 
-    def augment(pixels: np.ndarray, rng: np.random.Generator, *, digits: object) -> np.ndarray:
+    def augment(
+        pixels: np.ndarray, rng: np.random.Generator, *, digits: np.ndarray | None
+    ) -> np.ndarray:
         clock.now += 50
         drawn.append(int(rng.integers(2**32)))
         return pixels + np.uint8(len(drawn))

@@ -32,7 +32,13 @@ class ScriptedClassifier:
         self.warmed_up = False
 
     def train_epoch(
-        self, images: Array, labels: Array, *, order: Array, learning_rates: Array
+        self,
+        images: Array,
+        labels: Array,
+        *,
+        order: Array,
+        learning_rates: Array,
+        mask_seeds: Array | None = None,
     ) -> Iterator[Array]:
         if self.warmed_up:
             self.epoch += 1

@@ -72,7 +72,13 @@ class VirtualClassifier:
         self.velocities = {name: array.copy() for name, array in self.weights.items()}
 
     def train_epoch(
-        self, images: Array, labels: Array, *, order: Array, learning_rates: Array
+        self,
+        images: Array,
+        labels: Array,
+        *,
+        order: Array,
+        learning_rates: Array,
+        mask_seeds: Array | None = None,
     ) -> Iterator[Array]:
         given = (images, labels, order, learning_rates)
         epoch = Epoch(*given, dict(self.weights), dict(self.velocities))

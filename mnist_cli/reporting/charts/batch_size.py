@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mnist_cli.reporting.charts.captions import (
     dataset_names,
     facts,
     failed_models,
+    listed,
     model_names,
     spoilt_by,
 )
@@ -22,12 +24,14 @@ from mnist_cli.reporting.charts.panels import (
     label_panel,
 )
 from mnist_cli.reporting.charts.style import (
+    Cell,
     figure_with_legend,
     group_by_cell,
     network_of,
     save,
 )
 
+_MAX_IN_PANEL = 3  # networks, each in every framework
 FILE_NAME = "batch_size_comparison.png"
 DESCRIPTION = (
     "Larger batches use the processor better but take fewer steps: the effect on accuracy, on the "
@@ -40,9 +44,13 @@ def draw(
 ) -> None:
     """Draw accuracy and speed by batch size, in four panels.
 
-    ``failures`` have ``framework`` and ``arch``; the caption names them.
+    Of more than three networks each has two panels of its own. ``failures`` have ``framework`` and
+    ``arch``; the caption names them.
     """
     cells = group_by_cell(records)
+    if len({cell.network for cell in cells}) > _MAX_IN_PANEL:
+        _draw_networks(records, cells, path, failures)
+        return
     title = f"{model_names(cells)} by batch size, on {dataset_names(records)}"
     figure, rows = figure_with_legend(title, cells, [3.9, 3.9])
     # A subfigure per panel, so that marks above one panel do not shrink its neighbour.
@@ -66,5 +74,33 @@ def draw(
         "lines: mean of runs (time to 98%: of runs that reached it)",
         WHISKERS,
     ] * (len(records) > len(points))
+    caption = [*facts(records, notes), *failed_models(failures), *spoilt_by(records)]
+    save(figure, path, caption)
+
+
+def _draw_networks(
+    records: Sequence[RunRecord],
+    cells: Sequence[Cell],
+    path: Path,
+    failures: Iterable[Mapping[str, Any]],
+) -> None:
+    """Draw a row for each network: accuracy and throughput by batch size."""
+    networks = list(dict.fromkeys(cell.network for cell in cells))
+    title = (
+        f"{len(networks)} networks in {listed(sorted(cell.framework for cell in cells))} "
+        f"by batch size, on {dataset_names(records)}"
+    )
+    figure, rows = figure_with_legend(title, cells, [2.7] * len(networks), is_by_network=False)
+    for network, row in zip(networks, rows, strict=True):
+        own = [replace(cell, line_style="-") for cell in cells if cell.network == network]
+        accuracy, throughput = row.subplots(1, 2)
+        label_panel(accuracy, network, "batch size", "test accuracy, %")
+        draw_by_number(accuracy, own, "batch_size", lambda run: 100 * run.test_accuracy)
+        fit_accuracy_scale(accuracy.yaxis)
+        label_panel(throughput, "", "batch size", "images per second")
+        draw_by_number(throughput, own, "batch_size", lambda run: run.images_per_second)
+        fit_scale(throughput.yaxis)
+    points = {(run.framework, network_of(run), run.batch_size) for run in records}
+    notes = ["lines: mean of runs", WHISKERS] * (len(records) > len(points))
     caption = [*facts(records, notes), *failed_models(failures), *spoilt_by(records)]
     save(figure, path, caption)

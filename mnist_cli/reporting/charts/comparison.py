@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cli.experiments.statistics import statistic
 from mnist_cli.records import RunRecord
+from mnist_cli.reporting.charts import networks
 from mnist_cli.reporting.charts.captions import (
     dataset_names,
     facts,
@@ -18,6 +19,7 @@ from mnist_cli.reporting.charts.captions import (
     three_digits,
 )
 from mnist_cli.reporting.charts.panels import (
+    accuracy_interval,
     draw_curve,
     draw_line,
     fit_accuracy_scale,
@@ -27,7 +29,14 @@ from mnist_cli.reporting.charts.panels import (
     row_positions,
     use_few_ticks,
 )
-from mnist_cli.reporting.charts.style import INK, Cell, figure_with_legend, group_by_cell, save
+from mnist_cli.reporting.charts.style import (
+    INK,
+    LINE_STYLES,
+    Cell,
+    figure_with_legend,
+    group_by_cell,
+    save,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,9 +56,13 @@ def draw(
 ) -> None:
     """Draw frameworks and networks side by side, in six panels.
 
+    Others than one CNN and one MLP are drawn by `networks`, which is for any number of them.
     ``failures`` have ``framework`` and ``arch``; the caption names them.
     """
     cells = group_by_cell(records)
+    if not {cell.network for cell in cells} <= LINE_STYLES.keys():
+        networks.draw(records, path, failures=failures)
+        return
     several = any(len(cell.runs) > 1 for cell in cells)
     title = f"{model_names(cells)}, trained on {dataset_names(records)}"
     figure, rows = figure_with_legend(title, cells, [max(3.7, 1.3 + 0.34 * len(cells))] * 3)
@@ -93,7 +106,7 @@ def _final_accuracies(panel: Axes, cells: Sequence[Cell]) -> None:
         panel.errorbar(
             figures["mean"],
             row,
-            xerr=figures["ci95"],
+            xerr=accuracy_interval(figures),
             color=cell.look.color,
             marker=cell.look.marker,
             markersize=9,

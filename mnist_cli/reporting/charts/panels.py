@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,8 +17,10 @@ from mnist_cli.reporting.charts.style import (
     GRID,
     HOLLOW,
     INK,
+    NAME_CHARACTERS,
     PANEL_TITLE_POINTS,
     Cell,
+    shortened,
 )
 
 if TYPE_CHECKING:
@@ -156,7 +158,9 @@ def _mark_missing(panel: Axes, cells: Sequence[Cell], missing: Sequence[tuple[Ce
     panel.set_title(panel.get_title("left"), loc="left", pad=10 + 16 * len(networks))
     for network, height in heights.items():
         panel.annotate(
-            f"{network} not reached",
+            f"{network} not reached"
+            if len(network) < NAME_CHARACTERS
+            else f"{shortened(network)} ✗",
             (0, 1),
             (-4, height),
             xycoords="axes fraction",
@@ -250,6 +254,19 @@ def accuracy_limits(percents: Sequence[float] | Array) -> tuple[float, float]:
     low, high = min(percents), max(percents)
     pad = max(0.08 * (high - low), 0.1)
     return max(low - pad, 0.0), min(high + pad, 100.0)
+
+
+def accuracy_interval(figures: Mapping[str, Any]) -> list[list[float]] | None:
+    """Return the half-widths of a `statistic` in percent, below and above, that lie in 0-100.
+
+    Of two runs that differ much the interval is wider than that, and would be drawn off the page.
+    """
+    if figures["ci95"] is None:
+        return None
+    return [
+        [min(figures["ci95"], figures["mean"])],
+        [min(figures["ci95"], 100 - figures["mean"])],
+    ]
 
 
 def use_few_ticks(axis: Axis) -> None:

@@ -70,6 +70,7 @@ SPARE_LOOKS = (
     Look("#C86790", "p"),
 )
 LINE_STYLES: Mapping[str, LineStyle] = {"CNN": "-", "MLP": "--", "MLP sigmoid": ":"}
+SPARE_LINE_STYLES: Sequence[LineStyle] = ("-.", ":", "--", "-")
 HOLLOW: dict[str, Any] = {
     "markerfacecolor": "white",
     "markeredgecolor": "auto",
@@ -85,16 +86,12 @@ class Cell:
     network: str
     look: Look
     runs: tuple[RunRecord, ...]
+    line_style: LineStyle = "-"
 
     @property
     def name(self) -> str:
         """``PyTorch CNN``, shortened to fit an axis."""
         return f"{self.framework} {self.network}"
-
-    @property
-    def line_style(self) -> LineStyle:
-        """The network's line style."""
-        return LINE_STYLES.get(self.network, "-.")
 
     @property
     def hollow(self) -> bool:
@@ -118,6 +115,15 @@ def framework_looks(frameworks: Iterable[str]) -> dict[str, Look]:
     names = sorted(set(frameworks))
     spares = cycle(SPARE_LOOKS)
     return {name: LOOKS[name] if name in LOOKS else next(spares) for name in names}
+
+
+def network_styles(networks: Iterable[str]) -> dict[str, LineStyle]:
+    """Return the line style of each network; unknown ones get spare styles, in turn."""
+    spares = cycle(SPARE_LINE_STYLES)
+    return {
+        name: LINE_STYLES[name] if name in LINE_STYLES else next(spares)
+        for name in dict.fromkeys(networks)
+    }
 
 
 def spread(positions: Sequence[float], gap: float, *, low: float, high: float) -> list[float]:
@@ -160,16 +166,18 @@ def new_figure(height_inches: float, title: str) -> Figure:
 
 
 def figure_with_legend(
-    title: str, cells: Sequence[Cell], inches: Sequence[float]
+    title: str, cells: Sequence[Cell], inches: Sequence[float], *, is_by_network: bool = True
 ) -> tuple[Figure, list[SubFigure]]:
     """Return a figure with a legend of frameworks and networks, and its rows, ``inches`` high.
+
+    ``is_by_network`` False leaves the networks out of the legend: they are named elsewhere.
 
     Each row is a subfigure of its own, so that long labels in one do not narrow the others.
     """
     from matplotlib.lines import Line2D
 
     looks = {cell.framework: cell.look for cell in cells}
-    networks = {cell.network: cell for cell in cells}
+    networks = {cell.network: cell for cell in cells} if is_by_network else {}
     handles = [
         Line2D([], [], color=look.color, marker=look.marker, markersize=8, lw=0, label=name)
         for name, look in sorted(looks.items())
@@ -238,8 +246,15 @@ def group_by_cell(records: Sequence[RunRecord]) -> list[Cell]:
         groups.setdefault((network_of(record), record.framework), []).append(record)
     rank = {network_name(arch): place for place, arch in enumerate(ARCHITECTURES)}
     order = sorted(groups, key=lambda key: (rank.get(key[0], len(rank)), *key))
+    styles = network_styles(network for network, _ in order)
     return [
-        Cell(shortened(framework_name(framework)), network, looks[framework], tuple(runs))
+        Cell(
+            shortened(framework_name(framework)),
+            network,
+            looks[framework],
+            tuple(runs),
+            styles[network],
+        )
         for network, framework in order
         if (runs := groups[network, framework])
     ]

@@ -9,6 +9,7 @@ narrow network of its own on every image, and only the logits are exchanged.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,11 +18,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from mnist_cli.arrays import CLASSES, Array, Weights
-from mnist_cli.scratch.loss import cross_entropy, with_no_digit
-from mnist_cli.scratch.parameters import GatheredParameters, Parameters, Shapes, shard_shapes
-from mnist_cli.scratch.slices import chunk_slices, even_slices
-from mnist_cli.scratch.worker import Model, StateBuffer, Worker
-from mnist_cli.scratch.worker_group import WorkerGroup, can_fork, shared_array
+from mnist_cli.scratch.engine.loss import cross_entropy, with_no_digit
+from mnist_cli.scratch.engine.parameters import GatheredParameters, Parameters, Shapes, shard_shapes
+from mnist_cli.scratch.engine.slices import chunk_slices, even_slices
+from mnist_cli.scratch.engine.worker import DrawMasks, Model, StateBuffer, Worker
+from mnist_cli.scratch.engine.worker_group import WorkerGroup, can_fork, shared_array
 
 # Chunks to predict for each worker: fewer are not worth a worker's start, some 5 ms.
 MIN_CHUNKS = 16
@@ -34,18 +35,23 @@ _without_warnings = np.errstate(over="ignore", invalid="ignore")
 class Architecture:
     """What a network computes.
 
-    ``shapes`` are those of the canonical parameters; ``flattened_channels`` is that of
+    ``shapes`` are those of the canonical parameters; ``reversed_channels`` is that of
     `parameters.Parameters`. ``build_model(weights, gradients, is_first_shard)`` returns a model
     that computes with these parameters. A worker takes at most ``max_chunk`` images at a time, so
     that a larger batch takes more time, not more memory. ``is_sharded`` says that workers divide
-    the hidden units, not the images.
+    the hidden units, not the images. ``most_normalised`` is the largest number of channels of a
+    batch norm, 0 if there is none: with one, a worker takes all its images of a batch at once,
+    whatever the chunk, and each worker needs some. ``draw_masks(seed, batch_size)`` returns what
+    each dropout keeps; None if there is none.
     """
 
     shapes: Shapes
-    flattened_channels: Mapping[str, int]
+    reversed_channels: Mapping[str, int]
     build_model: Callable[[Parameters, Parameters, bool], Model]
     max_chunk: int
     is_sharded: bool
+    most_normalised: int = 0
+    draw_masks: DrawMasks | None = None
 
 
 class Network:
@@ -69,6 +75,7 @@ class Network:
         self._dtype = np.dtype(dtype)
         self._reject = reject
         self._max_chunk = architecture.max_chunk
+        self._most_normalised = architecture.most_normalised
         shards, self._replicas = 1, threads
         if architecture.is_sharded:
             self._replicas = 1
@@ -85,13 +92,14 @@ class Network:
                 self._workers.append(
                     Worker(
                         buffers,
-                        max_chunk=self._max_chunk,
+                        max_chunk=sys.maxsize if self._most_normalised else self._max_chunk,
                         rank=len(self._workers),
                         replicas=self._replicas,
                         momentum=momentum,
                         weight_decay=weight_decay,
                         label_smoothing=label_smoothing,
                         reject=reject,
+                        draw_masks=architecture.draw_masks,
                     )
                 )
         self.velocities, self.weights = GatheredParameters(velocities), GatheredParameters(weights)
@@ -106,12 +114,14 @@ class Network:
         batches: Array,
         *,
         learning_rates: Sequence[float],
+        mask_seeds: Array,
         steps_per_chunk: int,
     ) -> Generator[Array, None, None]:
         """Take a step on each batch and yield its mean loss before that step, in chunks of steps.
 
         images (N, 28, 28), float; labels (N,), int, 0-9; batches (steps, batch_size), int, indices
-        of images. Between chunks the weights are complete, and may be read but not changed.
+        of images; mask_seeds (steps,), int. Between chunks the weights are complete, and may be
+        read but not changed.
 
         The workers are kept for later calls with the same array of images, which must not be
         changed any more, and chunks no larger: starting them takes as long as 30 steps of the MLP.
@@ -131,7 +141,8 @@ class Network:
         for chunk in chunk_slices(len(batches), steps_per_chunk):
             indices = batches[chunk]
             try:
-                losses = loop.send((indices, labels[indices], learning_rates[chunk]))
+                rates, seeds = learning_rates[chunk], mask_seeds[chunk]
+                losses = loop.send((indices, labels[indices], rates, seeds))
             except BaseException:
                 self._loop = None
                 raise
@@ -176,9 +187,8 @@ class Network:
         return np.ascontiguousarray(logits.T)
 
     def _new_group(self) -> WorkerGroup:
-        return WorkerGroup(
-            len(self._workers), capacity=self._max_chunk * CLASSES, dtype=self._dtype
-        )
+        capacity = max(self._max_chunk * CLASSES, 2 * self._most_normalised)
+        return WorkerGroup(len(self._workers), capacity=capacity, dtype=self._dtype)
 
 
 class _Shard:
@@ -197,7 +207,7 @@ class _Shard:
         states = shared_array((2, 2 + replicas, size), dtype)
         rows = [
             [
-                Parameters(shapes, row, flattened_channels=architecture.flattened_channels)
+                Parameters(shapes, row, reversed_channels=architecture.reversed_channels)
                 for row in state
             ]
             for state in states
@@ -206,14 +216,15 @@ class _Shard:
         self.buffers = []
         weights_end = self.weights.biases_start
         for replica, columns in enumerate(even_slices(weights_end, replicas)):
-            # The last replica also updates the biases.
+            # The last replica also updates the biases and statistics.
             stop = size if columns.stop == weights_end else columns.stop
+            ends = min(weights_end, stop), min(self.weights.statistics_start, stop)
             first, second = (
                 StateBuffer(
                     architecture.build_model(weights, gradients[replica], index == 0),
                     gradients[replica],
                     state[:, columns.start : stop],
-                    biases_start=columns.stop - columns.start,
+                    starts=(ends[0] - columns.start, ends[1] - columns.start),
                 )
                 for state, (_, weights, *gradients) in zip(states, rows, strict=True)
             )
@@ -221,14 +232,14 @@ class _Shard:
             self.buffers.append((first, second))
 
 
-# `next` starts the workers. Then it is sent indices of images (steps, batch_size), their labels and
-# the learning rates (steps,), and yields the mean losses of the steps.
-_TrainingLoop: TypeAlias = Generator[Array, tuple[Array, Array, Sequence[float]], None]
+# `next` starts the workers. Then it is sent indices of images (steps, batch_size), their labels,
+# learning rates and mask seeds (steps,), and yields the mean losses of the steps.
+_TrainingLoop: TypeAlias = Generator[Array, tuple[Array, Array, Sequence[float], Array], None]
 
 
 @dataclass(frozen=True)
 class _SharedChunk:
-    """Arrays of one chunk of steps that all workers share; the caller fills the first four.
+    """Arrays of one chunk of steps that all workers share; the caller fills the first five.
 
     ``shape`` (2,) is steps and batch size. ``gathered`` are the chunk's images side by side: to
     fetch them from all over memory at each step took a tenth of the MLP's time.
@@ -238,6 +249,7 @@ class _SharedChunk:
     indices: Array
     labels: Array
     learning_rates: Array
+    mask_seeds: Array
     gathered: Array
     logits: Array
     targets: Array
@@ -254,18 +266,22 @@ class _SharedChunk:
             indices=indices,
             labels=labels,
             learning_rates=shared_array((capacity,), np.float64),
+            mask_seeds=shared_array((capacity,), np.int64),
             gathered=shared_array((capacity, *images.shape[1:]), images.dtype),
             logits=shared_array((CLASSES, capacity), dtype),
             targets=shared_array((CLASSES + reject, capacity), dtype),
             losses=shared_array((capacity,), dtype),
         )
 
-    def fill(self, batches: Array, labels: Array, learning_rates: Sequence[float]) -> None:
+    def fill(
+        self, batches: Array, labels: Array, learning_rates: Sequence[float], mask_seeds: Array
+    ) -> None:
         """Store what the next chunk of steps trains on."""
         self.shape[:] = batches.shape
         self.indices[: batches.size] = batches.reshape(-1)
         self.labels[: batches.size] = labels.reshape(-1)
         self.learning_rates[: len(learning_rates)] = learning_rates
+        self.mask_seeds[: len(mask_seeds)] = mask_seeds
 
     @_without_warnings
     def mean_losses(self) -> Array:
@@ -292,13 +308,13 @@ def _run_training_loop(
             _take_steps(group, workers[rank], rank, images, chunk)
 
     with group.running(worker_loop):
-        batches, labels, learning_rates = yield np.empty(0)
+        sent = yield np.empty(0)
         while True:
-            chunk.fill(batches, labels, learning_rates)
+            chunk.fill(*sent)
             with group.pinned_to_core(0):
                 group.barrier(0)
                 _take_steps(group, workers[0], 0, images, chunk)
-            batches, labels, learning_rates = yield chunk.mean_losses()
+            sent = yield chunk.mean_losses()
 
 
 @_without_warnings
@@ -314,6 +330,7 @@ def _take_steps(
     chunk.targets[:, own] = worker.scaled_targets(chunk.labels[own], batch_size=batch_size)
     group.barrier(rank)
     matrices = worker.update_matrices(chunk.learning_rates[:steps])
+    seeds = chunk.mask_seeds[:steps].tolist()
     for step, batch in enumerate(chunk_slices(count, batch_size)):
         buffer = step % 2
         worker.backpropagate(
@@ -321,6 +338,7 @@ def _take_steps(
             chunk.gathered[batch],
             chunk.targets[:, batch],
             chunk.logits[:, batch],
+            mask_seed=seeds[step],
             buffer=buffer,
         )
         worker.update(group, matrices[step], buffer=buffer)

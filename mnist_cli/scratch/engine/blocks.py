@@ -1,7 +1,7 @@
 """Fast layers: convolution, bias, ReLU and 2x2 max-pool fused, and a dense layer in splits.
 
-A block computes what `layers.Conv`, `layers.MaxPool` and `layers.Relu` do in sequence, `SplitDense`
-what `layers.Dense` does. Those are the plain form, and the fast layers are tested against them.
+A block computes what `plain.Conv`, `plain.Pool` and `plain.Relu` do in sequence, `SplitDense` what
+`plain.Dense` does. Those are the plain form, and the fast layers are tested against them.
 Three things make the blocks faster; `SplitDense` explains its own gain.
 
 *Layout.* Images are (H, W, N, C): the position in the batch is next to the channel. The values of
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from mnist_cli.arrays import Array
-from mnist_cli.scratch.layers import ParametricLayer, sum_rows, zeros
-from mnist_cli.scratch.slices import chunk_slices
+from mnist_cli.scratch.engine.layers import ParametricLayer, sum_rows, zeros
+from mnist_cli.scratch.engine.slices import chunk_slices
 
 # Winograd's F(2x2, 3x3) (Lavin and Gray, 2016, arXiv:1509.09308): four outputs of a 3x3
 # convolution from a 4x4 tile t by 16 products in place of 36,
@@ -96,7 +96,8 @@ class _Block(ParametricLayer):
 class DirectBlock(_Block):
     """Convolution, 2x2 max-pool and ReLU fused, for images with one channel, by im2col.
 
-    The weight is (3, 3, 1, K), as in `layers.Conv`. It is the first layer: dx is not computed.
+    The weight is (3, 3, 1, K), (width, height, in, out): the canonical one with its axes
+    reversed. It is the first layer: dx is not computed.
     """
 
     def forward(self, inputs: Array) -> Array:
@@ -146,7 +147,8 @@ class WinogradBlock(_Block):
 
     The 2x2 outputs of a tile are exactly one pooling window. For each of the 16 positions in a tile
     there is one matrix product over the channels: (pixels, C) times (C, K). In the backward pass
-    every step is the transpose of the forward one. The weight is (3, 3, C, K), as in `layers.Conv`.
+    every step is the transpose of the forward one. The weight is (3, 3, C, K), as in
+    `DirectBlock`.
     """
 
     def __init__(

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from mnist_cli.arrays import CLASSES, Array
-from mnist_cli.scratch.layers import ParametricLayer
-from mnist_cli.scratch.loss import cross_entropy_gradient, scaled_targets, with_no_digit
-from mnist_cli.scratch.optimizer import step_matrices
-from mnist_cli.scratch.parameters import Parameters
-from mnist_cli.scratch.slices import chunk_slices, even_slices
-from mnist_cli.scratch.worker_group import WorkerGroup
+from mnist_cli.scratch.engine.general import (
+    STATISTICS_MOMENTUM,
+    BatchNorm,
+    Dropout,
+    Residual,
+    Step,
+)
+from mnist_cli.scratch.engine.layers import ParametricLayer
+from mnist_cli.scratch.engine.loss import cross_entropy_gradient, scaled_targets, with_no_digit
+from mnist_cli.scratch.engine.optimizer import statistics_matrices, step_matrices
+from mnist_cli.scratch.engine.parameters import Parameters
+from mnist_cli.scratch.engine.slices import chunk_slices, even_slices
+from mnist_cli.scratch.engine.worker_group import WorkerGroup
 
 # Numbers per matrix product of the update: few enough for OpenBLAS's small-matrix kernels (see
 # `blocks.SplitDense`).
 UPDATE_CHUNK = 65_536
 
 
+# Of a seed and a batch size: what each dropout keeps, bool (batch_size, ...).
+DrawMasks: TypeAlias = Callable[[int, int], list[Array]]
+
+
 class Layer(Protocol):
-    """What every layer of `layers` offers. A convolution and its pool exchange `Phases`."""
+    """What every layer of `layers`, `blocks` and `general` offers."""
 
     def forward(self, inputs: Any) -> Any:
         """Return the outputs."""
@@ -34,6 +47,9 @@ class Layer(Protocol):
 
 class Model(Protocol):
     """Images to logits and back: `Sequential` or `mlp.Mlp`."""
+
+    # The layers that do something else in training than in prediction: see `begin`.
+    stateful: Sequence[BatchNorm | Dropout]
 
     def forward(self, images: Array) -> Array:
         """Return logits (10, n) of images (n, 28, 28), valid until the next call."""
@@ -53,6 +69,10 @@ class Sequential:
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = layers
+        self._all_layers = list(_with_bodies(layers))
+        self.stateful: Sequence[BatchNorm | Dropout] = [
+            layer for layer in self._all_layers if isinstance(layer, (BatchNorm, Dropout))
+        ]
 
     def forward(self, images: Array) -> Array:
         """See `Model.forward`."""
@@ -70,33 +90,46 @@ class Sequential:
 
     def share_buffers(self, other: Sequential) -> None:
         """See `Model.share_buffers`."""
-        for own, others in zip(self.layers, other.layers, strict=True):
+        for own, others in zip(self._all_layers, other._all_layers, strict=True):
             if isinstance(own, ParametricLayer) and isinstance(others, ParametricLayer):
                 own.share_buffers(others)
+
+
+def begin(model: Model, step: Step | None) -> None:
+    """Tell the layers what the next passes are for: a step of training, or prediction."""
+    for layer in model.stateful:
+        layer.step = step
+
+
+def _with_bodies(layers: Sequence[Any]) -> Iterator[Any]:
+    """Yield the layers, and those in residuals."""
+    for layer in layers:
+        yield layer
+        if isinstance(layer, Residual):
+            yield from _with_bodies(layer.body)
 
 
 class StateBuffer:
     """One of a worker's two buffers of parameters, with the ``model`` that computes with it.
 
     ``state`` (2 + replicas, n) is what the worker updates, one row per kind of value: velocities,
-    weights, and the gradients of each replica. Its first ``biases_start`` columns are
-    weights, the others biases.
+    weights, and the gradients of each replica. Its columns up to ``starts[0]`` are weights, up to
+    ``starts[1]`` biases, and the others statistics.
     """
 
     def __init__(
-        self, model: Model, gradients: Parameters, state: Array, *, biases_start: int
+        self, model: Model, gradients: Parameters, state: Array, *, starts: tuple[int, int]
     ) -> None:
         self.model, self.gradients = model, gradients
-        self.state, self.biases_start = state, biases_start
+        self.state, self.starts = state, starts
 
     def update_products(self, target: StateBuffer) -> Iterator[tuple[int, Array, Array]]:
         """Yield (group, source, destination) of each matrix product of the update to ``target``.
 
-        Group 0 are weights, group 1 biases, which have no weight decay.
+        Group 0 are weights, group 1 biases, which have no weight decay, group 2 statistics.
         """
-        for group, columns in enumerate(
-            (slice(0, self.biases_start), slice(self.biases_start, self.state.shape[1]))
-        ):
+        bounds = 0, *self.starts, self.state.shape[1]
+        for group, columns in enumerate(itertools.starmap(slice, itertools.pairwise(bounds))):
             before, after = self.state[:, columns], target.state[:2, columns]
             for chunk in chunk_slices(before.shape[1], UPDATE_CHUNK):
                 yield group, before[:, chunk], after[:, chunk]
@@ -122,8 +155,10 @@ class Worker:
         weight_decay: float,
         label_smoothing: float,
         reject: bool,
+        draw_masks: DrawMasks | None = None,
     ) -> None:
         self._buffers, self._max_chunk = buffers, max_chunk
+        self._draw_masks = draw_masks
         first, second = buffers
         self._products = list(first.update_products(second)), list(second.update_products(first))
         self._label_smoothing, self._reject = label_smoothing, reject
@@ -137,7 +172,9 @@ class Worker:
 
     def logits(self, images: Array) -> Array:
         """Return logits (10, n) for one chunk of images (n, 28, 28), valid until the next call."""
-        return self._buffers[0].model.forward(images)
+        model = self._buffers[0].model
+        begin(model, None)
+        return model.forward(images)
 
     def scaled_targets(self, labels: Array, *, batch_size: int) -> Array:
         """Return `loss.scaled_targets` (10, n) of labels (n,), for `backpropagate`."""
@@ -150,32 +187,54 @@ class Worker:
         )
 
     def update_matrices(self, learning_rates: Array) -> Array:
-        """Return the matrices of `update` for each step: (steps, 2, 2, 2 + replicas)."""
+        """Return the matrices of `update` for each step: (steps, 3, 2, 2 + replicas)."""
         matrices = step_matrices(
             learning_rates,
             replicas=self._replicas,
             momentum=self._momentum,
             weight_decays=(self._weight_decay, 0),  # of weights, of biases
         )
+        statistics = statistics_matrices(
+            len(learning_rates), replicas=self._replicas, momentum=STATISTICS_MOMENTUM
+        )
+        matrices = np.concatenate([matrices, statistics[:, np.newaxis]], axis=1)
         return matrices.astype(self.gradients.vector.dtype)
 
     def backpropagate(
-        self, group: WorkerGroup, images: Array, targets: Array, logits: Array, *, buffer: int = 0
+        self,
+        group: WorkerGroup,
+        images: Array,
+        targets: Array,
+        logits: Array,
+        *,
+        mask_seed: int = 0,
+        buffer: int = 0,
     ) -> None:
         """Compute this worker's part of a batch's gradients into a buffer, and of its ``logits``.
 
         All workers call it for the same whole batch: images (n, 28, 28), `scaled_targets` (10, n),
-        or (11, n) with ``reject``. Together they fill logits (10, n).
+        or (11, n) with ``reject``. Together they fill logits (10, n). ``mask_seed`` is that of the
+        step's dropout masks.
         """
         model, gradients = self._buffers[buffer].model, self._buffers[buffer].gradients
         batch_size = len(images)
+        masks = self._draw_masks(mask_seed, batch_size) if self._draw_masks else []
         if self._replicas > 1:
             own = even_slices(batch_size, self._replicas)[self._rank]
             images, targets, logits = images[own], targets[:, own], logits[:, own]
+            masks = [mask[own] for mask in masks]
         earlier = None
         if not len(images):
             gradients.vector[...] = 0
         for chunk in chunk_slices(len(images), self._max_chunk):
+            if model.stateful:
+                step = Step(
+                    sum_over_workers=functools.partial(group.all_reduce, self._rank),
+                    is_first=self._rank == 0,
+                    batch_size=batch_size,
+                    masks=[mask[chunk] for mask in masks],
+                )
+                begin(model, step)
             outputs = model.forward(images[chunk])
             if self._replicas == 1:  # the logits are the sum over all shards of hidden units
                 outputs = group.all_reduce(self._rank, outputs)

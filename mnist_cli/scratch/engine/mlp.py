@@ -8,12 +8,12 @@ they are looked up once for each number of images (`docs/performance.md`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from mnist_cli.arrays import CLASSES, Array
-from mnist_cli.scratch.layers import Buffers, Relu, Sigmoid, ones
+from mnist_cli.scratch.engine.layers import Buffers, Relu, Sigmoid, ones
 
 _Functions: TypeAlias = tuple[Callable[[Array], Array], Callable[[Array], None]]
 
@@ -26,6 +26,8 @@ class Mlp:
     ``small_kernels`` says that BLAS has kernels for small matrices. The plain form is in `layers`;
     this one is tested against it.
     """
+
+    stateful: Sequence[Any] = ()  # see `worker.Model`
 
     def __init__(
         self,

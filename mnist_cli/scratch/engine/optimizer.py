@@ -61,3 +61,15 @@ def step_matrices(
     np.multiply.outer(learning_rates, step, out=matrices[:, :, 1])
     matrices[:, :, 1, 1] += 1
     return matrices
+
+
+def statistics_matrices(steps: int, *, replicas: int, momentum: float) -> Array:
+    """Return matrices like `step_matrices`, without decays, that move running statistics.
+
+    The new statistic is (1 - momentum) times the old one plus momentum times that of the batch,
+    which stands in the gradients' place. There is no velocity.
+    """
+    matrices = np.zeros((steps, 2, 2 + replicas))
+    matrices[:, 1, 1] = 1 - momentum
+    matrices[:, 1, 2:] = momentum
+    return matrices

@@ -6,6 +6,7 @@ width), dense layers (out, in), their inputs flattened channel, row, column.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -13,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mnist_cli.arrays import Array, Weights
-from mnist_cli.scratch.slices import even_slices
+from mnist_cli.scratch.engine.slices import even_slices
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
@@ -24,24 +25,28 @@ _HIDDEN_AXES = {"fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}
 class Parameters:
     """Named arrays that are views of one flat ``vector``: weights, gradients or velocities.
 
-    Weights come first, then, from ``biases_start`` on, biases. ``parameters[name]`` is the array
-    in the layout of its layer. It has the values of the canonical array in another order: its
-    axes are reversed, and a dense layer after images takes them flattened row, column, channel.
-    ``shapes`` are canonical. ``flattened_channels`` says for a dense weight how many channels its
-    inputs were flattened from.
+    Weights come first, then, from ``biases_start`` on, biases, and from ``statistics_start`` on
+    what no gradient changes. ``parameters[name]`` is the array in the layout of its layer: the
+    canonical one or, for ``reversed_channels``, that of `layers` and `blocks`. It has the same
+    values in another order: its axes are reversed, and a dense layer after images takes them
+    flattened row, column, channel; ``reversed_channels[name]`` is from how many channels, else 1.
+    ``shapes`` are canonical.
     """
 
     def __init__(
-        self, shapes: Shapes, vector: Array, *, flattened_channels: Mapping[str, int]
+        self, shapes: Shapes, vector: Array, *, reversed_channels: Mapping[str, int]
     ) -> None:
         self.vector = vector
-        self._flattened_channels = flattened_channels
+        self._reversed_channels = reversed_channels
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-        self.biases_start = sum(size for name, size in sizes.items() if name.endswith(".weight"))
+        by_kind = [0, 0, 0]
+        for name, size in sizes.items():
+            by_kind[_kind(name)] += size
+        self.biases_start, self.statistics_start, _ = itertools.accumulate(by_kind)
         self._arrays: dict[str, Array] = {}
         start = 0
-        for name in sorted(shapes, key=lambda name: name.endswith(".bias")):
-            shape = shapes[name][::-1]
+        for name in sorted(shapes, key=_kind):
+            shape = shapes[name][::-1] if name in reversed_channels else shapes[name]
             self._arrays[name] = self.vector[start : start + sizes[name]].reshape(shape)
             start += sizes[name]
 
@@ -50,25 +55,34 @@ class Parameters:
 
     def load(self, canonical: Weights) -> None:
         """Copy canonical arrays in."""
-        for name, array in self._arrays.items():
-            source = canonical[name]
-            if name in self._flattened_channels:
-                source = _swap_nesting(source, self._flattened_channels[name])
-            array[...] = source.T
+        for name, source in canonical.items():
+            channels = self._reversed_channels.get(name)
+            if channels is not None:
+                source = _swap_nesting(source, channels).T
+            self._arrays[name][...] = source
 
     def canonical(self) -> Weights:
         """Return copies of the arrays in their canonical layouts, C-contiguous."""
         weights: Weights = {}
         for name, array in self._arrays.items():
-            result = array.T
-            if name in self._flattened_channels:
-                result = _swap_nesting(result, result.shape[1] // self._flattened_channels[name])
+            result = array
+            channels = self._reversed_channels.get(name)
+            if channels is not None:
+                result = _swap_nesting(array.T, array.shape[0] // channels)
             weights[name] = np.array(result, order="C")
         return weights
 
 
+def _kind(name: str) -> int:
+    """Return 0 for a weight, 1 for a bias, 2 for a statistic."""
+    kinds = {"weight": 0, "bias": 1}
+    return kinds.get(name.rpartition(".")[2], 2)
+
+
 def _swap_nesting(weight: Array, groups: int) -> Array:
-    """Return a weight (out, groups x n) with its columns in the order n x groups."""
+    """Return a dense weight (out, groups x n) with its columns in the order n x groups."""
+    if weight.ndim != 2 or groups in (1, weight.shape[1]):
+        return weight
     swapped: Array = weight.reshape(len(weight), groups, -1).swapaxes(1, 2).reshape(weight.shape)
     return swapped
 

@@ -1,0 +1,1 @@
+"""The fast form of the from-scratch network: fused layers, buffers and worker processes."""
