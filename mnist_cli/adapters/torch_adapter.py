@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,27 +21,17 @@ from mnist_cli.adapters.base import (
     require_precision,
     smoothed_targets,
 )
+from mnist_cli.adapters.torch_network import SeededDropout, build_module, canonical
 from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.networks.spec import (
-    EPSILON,
-    INPUT,
-    STATISTICS_MOMENTUM,
     Activation,
-    AveragePool,
-    BatchNorm,
     Conv,
-    Dense,
-    Dropout,
     Flatten,
-    Layer,
     MaxPool,
-    Residual,
-    Shape,
     layers,
     weight_shapes,
-    with_shapes,
 )
 
 # On a CPU a larger one takes more memory and, in PyTorch, more time.
@@ -50,81 +40,6 @@ _KEPT_SETS = 3  # on a GPU: the warm-up's images, then those of validation and t
 
 # Runs work, records it, and returns what repeats it on the same memory.
 Capture: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
-_Tensor = TypeVar("_Tensor", bound=Tensor)
-
-
-class _Dropout(nn.Module):
-    """Keeps, while training, the values that ``kept`` names; it is set before each step."""
-
-    kept: Tensor
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.scale = 1 / (1 - probability)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs * self.kept * self.scale if self.training else inputs
-
-
-class _Residual(nn.Module):
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = inputs + self.body(inputs)
-        return outputs
-
-
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "gelu": lambda: nn.GELU(approximate="tanh"),
-}
-
-
-def _module(layer: Layer, shape: Shape) -> nn.Module:
-    """Return a layer for inputs of ``shape``."""
-    match layer:
-        case Conv():
-            channels = layer.in_channels, layer.out_channels
-            return nn.Conv2d(*channels, layer.kernel, layer.stride, layer.margin)
-        case Dense():
-            return nn.Linear(layer.in_features, layer.out_features)
-        case Activation():
-            return _ACTIVATIONS[layer.function]()
-        case MaxPool():
-            return nn.MaxPool2d(layer.size)
-        case AveragePool():
-            return nn.AvgPool2d(layer.size)
-        case BatchNorm():
-            kind = nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d
-            return kind(layer.channels, EPSILON, STATISTICS_MOMENTUM)
-        case Dropout():
-            return _Dropout(layer.probability)
-        case Flatten():
-            return nn.Flatten()
-        case Residual():
-            return _Residual(_sequential(layer.body, shape))
-
-
-def _sequential(network: Sequence[Layer], shape: Shape) -> nn.Sequential:
-    modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for index, (layer, before, _) in enumerate(with_shapes(network, shape)):
-        name = getattr(layer, "name", f"{type(layer).__name__.lower()}{index}")
-        modules[name] = _module(layer, before)
-    return nn.Sequential(modules)
-
-
-def build_module(spec: ModelSpec) -> nn.Sequential:
-    """Return the network as (N, 1, 28, 28) float32 -> (N, 10) float32 logits."""
-    return _sequential(layers(spec), INPUT)
-
-
-def canonical(tensors: Iterable[tuple[str, _Tensor]]) -> dict[str, _Tensor]:
-    """Return tensors by canonical name: the last two parts, without the residual around them."""
-    return {".".join(name.split(".")[-2:]): tensor for name, tensor in tensors}
 
 
 def _suits_onednn(spec: ModelSpec) -> bool:
@@ -246,7 +161,7 @@ class TorchClassifier:
         self._take_step = self._tf32_step if config.precision == "tf32" else self._step
         has_onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self.in_onednn = has_onednn and maps > 0 and _suits_onednn(spec)
-        self.dropouts = [each for each in self.module.modules() if isinstance(each, _Dropout)]
+        self.dropouts = [each for each in self.module.modules() if isinstance(each, SeededDropout)]
         if self.capture is not None and self.dropouts:  # masks are drawn outside the graph
             self.capture = None
             self.note = "PyTorch takes one step at a time: dropout draws a mask for each."
