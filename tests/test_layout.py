@@ -22,6 +22,7 @@ MAX_COMMAND_LINES = 119
 TO_SPLIT = {}
 LONG_FUNCTIONS = {
     "api/comparing.py compare": "a keyword for each option of the command, and their documentation",
+    "api/comparing.py sweep_batch": "the same",
     "api/training.py train": "a keyword for each option of the command, and their documentation",
     "cli/predict.py predict": "an argument for each option, handed on one by one",
     "cli/train.py train": "an argument for each option, handed on one by one",
