@@ -93,6 +93,9 @@ class TensorFlowClassifier:
         self.model = build_model(spec, config.precision)
         self.spec, self.channels = spec, flattened_channels(spec)
         self.dropouts = [each for each in self.model.layers if isinstance(each, SeededDropout)]
+        if self.use_xla and self.dropouts:  # masks are drawn in Python, which XLA cannot compile
+            self.use_xla = False
+            self.note = "TensorFlow trains without XLA: dropout draws a mask for each step."
         # name -> variable, e.g. conv1.weight -> conv1/kernel
         self.variables = {
             f"{layer.name}.{kind}": variable

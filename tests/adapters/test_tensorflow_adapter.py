@@ -16,6 +16,7 @@ import numpy as np
 from mnist_cli.adapters.tensorflow_adapter import TensorFlowClassifier, adapter, tf
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
+from mnist_cli.networks.language import find_network
 from mnist_cli.training import recipe
 
 rng = np.random.default_rng(0)
@@ -52,8 +53,13 @@ def run(program: str) -> str:
 def test_xlas_steps_have_the_losses_of_the_others() -> None:
     run("""
 mlp, cnn, few = ModelSpec("mlp"), ModelSpec("cnn"), {"batch_size": 4, "learning_rate": 0.01}
+line = find_network("conv 4 5x5 stride 2, batchnorm, gelu, residual(conv 4, tanh), pool avg")
 for spec, steps, changes in (
-    (mlp, 100, {}), (mlp, 40, {"reject": True}), (mlp, 40, {"precision": "tf32"}), (cnn, 34, few)
+    (mlp, 100, {}),
+    (mlp, 40, {"reject": True}),
+    (mlp, 40, {"precision": "tf32"}),
+    (cnn, 34, few),
+    (line, 34, {}),
 ):
     (losses, one), (expected, other) = (
         trained(spec, steps, use_xla=use_xla, **changes) for use_xla in (True, False)
@@ -62,7 +68,8 @@ for spec, steps, changes in (
     assert one._train_chunk_in_xla.experimental_get_tracing_count() == 1
     # float32 sums in another order
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
-    ours, theirs = one.export_optimizer(), other.export_optimizer()
+    ours = one.export_optimizer() | one._export(one.statistics)
+    theirs = other.export_optimizer() | other._export(other.statistics)
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-3, err_msg=name)
 """)
@@ -80,6 +87,18 @@ np.testing.assert_array_equal(losses, trained(ModelSpec("mlp"), use_xla=False)[0
 print(classifier.note)
 """)
     assert said.strip() == "TensorFlow trains without XLA, which failed (no such operation)."
+
+
+def test_with_dropout_steps_are_taken_without_xla_and_a_note_says_so() -> None:
+    said = run("""
+spec = find_network("dense 20, relu, dropout 0.5")
+losses, classifier = trained(spec, 40)
+expected, other = trained(spec, 40, use_xla=False)
+np.testing.assert_array_equal(losses, expected)
+assert other.note == ""
+print(classifier.note)
+""")
+    assert said.strip() == "TensorFlow trains without XLA: dropout draws a mask for each step."
 
 
 def test_what_is_not_there_is_refused_and_a_cpu_does_without_xla() -> None:

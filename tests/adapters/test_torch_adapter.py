@@ -14,6 +14,7 @@ import pytest
 
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
+from mnist_cli.networks.language import find_network
 from mnist_cli.training import recipe
 
 torch_adapter = pytest.importorskip("mnist_cli.adapters.torch_adapter")
@@ -22,6 +23,12 @@ torch = torch_adapter.torch
 pytestmark = pytest.mark.slow
 
 CONFIG = TrainConfig(batch_size=16)
+# Batch norm, whose running statistics a recording moves as well, and a residual; no maxima, of
+# which rounding may pick another.
+LINE = (
+    "conv 4 5x5 stride 2, batchnorm, gelu, pool avg, residual(conv 4, batchnorm, tanh), dense 12, "
+    "batchnorm, gelu"
+)
 CPU = torch.device("cpu")
 COUNT = 400
 RNG = np.random.default_rng(0)
@@ -83,8 +90,9 @@ def assert_same(one: Any, other: Any) -> None:
         (ModelSpec("mlp"), {"reject": True}),
         (ModelSpec("mlp"), {"precision": "bfloat16"}),
         (ModelSpec("mlp"), {"precision": "tf32"}),
+        (find_network(LINE), {}),
     ],
-    ids=["cnn", "sigmoid", "no-momentum", "reject", "bfloat16", "tf32"],
+    ids=["cnn", "sigmoid", "no-momentum", "reject", "bfloat16", "tf32", "line"],
 )
 def test_recorded_steps_have_the_losses_of_eager_ones(
     spec: ModelSpec, changes: dict[str, Any]
@@ -168,6 +176,16 @@ def test_without_a_graph_steps_are_eager_and_a_note_says_so() -> None:
     assert eager.note == ""
 
 
+def test_with_dropout_steps_are_eager_and_a_note_says_so() -> None:
+    spec, graphs = find_network("dense 20, relu, dropout 0.5"), FakeGraphs()
+    eager, noted = built(spec, CONFIG), built(spec, CONFIG, graphs)
+    np.testing.assert_array_equal(train(noted, 0, 40), train(eager, 0, 40))
+    assert_same(noted, eager)
+    assert noted.note == "PyTorch takes one step at a time: dropout draws a mask for each."
+    assert eager.note == ""
+    assert graphs.recorded == 0
+
+
 class Available:
     """Says which devices there are, and takes what is built for them."""
 
@@ -248,11 +266,11 @@ def test_an_apple_gpu_has_the_losses_of_the_cpu(arch: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.parametrize("arch", ["cnn", "mlp"])
+@pytest.mark.parametrize("arch", ["cnn", "mlp", LINE], ids=["cnn", "mlp", "line"])
 def test_cuda_graphs_have_the_losses_of_eager_steps_and_of_the_cpu(arch: str) -> None:
-    cuda = torch.device("cuda")
-    graph = built(ModelSpec(arch), CONFIG, torch_adapter.capture_cuda_graph, cuda)
-    eager, cpu = built(ModelSpec(arch), CONFIG, device=cuda), built(ModelSpec(arch), CONFIG)
+    cuda, spec = torch.device("cuda"), find_network(arch)
+    graph = built(spec, CONFIG, torch_adapter.capture_cuda_graph, cuda)
+    eager, cpu = built(spec, CONFIG, device=cuda), built(spec, CONFIG)
     losses = train(graph, 0, 100)
     assert graph.note == ""
     np.testing.assert_allclose(losses, train(eager, 0, 100), rtol=1e-5)

@@ -169,6 +169,23 @@ def test_training_goes_on_from_the_packaged_model_and_says_so(
     assert model.calibration is not None
 
 
+def test_training_goes_on_from_a_model_of_any_line(mnist: Mnist, own: Path, tmp_path: Path) -> None:
+    line = "conv 4 5x5 stride 2, batchnorm, relu, pool, dropout 0.2, dense 20, relu"
+    command = ("train", "--framework", "numpy", "--epochs", 1, "--results-dir", tmp_path, "--json")
+    first = mnist(*command, "--arch", line, "--limit", 2000).document
+    name = f"numpy-{first['arch']}"
+    second = mnist(*command, "--from", name, "--dataset", own, "--limit", 2000).document
+    assert (second["arch"], second["line"]) == (first["arch"], first["line"])
+    assert second["started_from"] == str(tmp_path / "models" / f"{name}.safetensors")
+    one, other = (
+        checkpoint.load(tmp_path / "models" / f"{each}.safetensors")
+        for each in (name, f"{name}-{own.stem}")
+    )
+    assert one.spec == other.spec
+    # It starts where the other ended: with random weights its loss would begin at 2.3 again.
+    assert second["history"][0]["train_loss"] < first["history"][0]["train_loss"]
+
+
 def test_a_model_of_another_network_is_refused(mnist: Mnist, own: Path, tmp_path: Path) -> None:
     outcome = mnist(
         *("train", "--from", "pretrained", "--arch", "mlp", "--dataset", own),
