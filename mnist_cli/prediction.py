@@ -24,7 +24,7 @@ from mnist_cli.machine import available_cores
 from mnist_cli.pictures.components import Box
 from mnist_cli.pictures.documents import pages
 from mnist_cli.pictures.normalise import UNEXPECTED_ERRORS, PreparedPage, prepare
-from mnist_cli.pictures.opening import SUFFIXES, Source, short_message
+from mnist_cli.pictures.opening import SUFFIXES, Source, pictures_below, short_message
 from mnist_cli.training import checkpoint, evaluation, recipe
 from mnist_cli.training.calibration import judge
 from mnist_cli.training.checkpoint import PRETRAINED, Calibration
@@ -129,11 +129,7 @@ def find_pictures(name: str) -> list[str]:
 
 def _find_files(name: str) -> list[str]:
     if Path(name).is_dir():
-        found = [
-            str(path)
-            for path in sorted(Path(name).rglob("*"))
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        ]
+        found = [str(path) for path in pictures_below(Path(name))]
         if not found:
             raise PictureError(f"a folder without pictures ({', '.join(sorted(SUFFIXES))})")
         return found

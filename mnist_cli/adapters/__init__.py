@@ -58,7 +58,7 @@ def load(name: str) -> Adapter:
     Raises `UsageError` for an unknown name, `FrameworkError` if the framework cannot be imported.
     """
     entries = _entries()
-    _require_known(name, names())
+    _require_known(name, tuple(sorted(entries)))
     try:
         adapter: Adapter = entries[name].load()
     except Exception as error:  # a broken binary fails with whatever its loader raises

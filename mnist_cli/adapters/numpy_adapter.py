@@ -104,15 +104,11 @@ def _fast_layers(network: Sequence[networks.Layer]) -> int:
         conv, *others = network[end : end + 3]
         if others != [networks.MaxPool(), networks.Activation("relu")]:
             break
-        if not (isinstance(conv, networks.Conv) and _is_usual(conv)):
+        if not (isinstance(conv, networks.Conv) and conv.is_usual):
             break
         end += 3
     is_fast = end and all(map(_is_fast_dense, network[end:]))
     return len(network) if is_fast else end
-
-
-def _is_usual(conv: networks.Conv) -> bool:
-    return (conv.kernel, conv.stride, conv.margin) == (3, 1, 1)
 
 
 def _is_fast_dense(layer: networks.Layer) -> bool:

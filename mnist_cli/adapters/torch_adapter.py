@@ -45,8 +45,7 @@ Capture: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
 def _suits_onednn(spec: ModelSpec) -> bool:
     """Return whether feature maps can stay in oneDNN's layout: see `TorchClassifier._logits`."""
     first, *others = itertools.takewhile(lambda each: each != Flatten(), layers(spec))
-    is_usual = isinstance(first, Conv) and (first.kernel, first.stride, first.margin) == (3, 1, 1)
-    return is_usual and all(
+    return (isinstance(first, Conv) and first.is_usual) and all(
         isinstance(each, (Conv, MaxPool)) or each == Activation("relu") for each in others
     )
 
@@ -159,7 +158,7 @@ class TorchClassifier:
         self.maps, self.vectors = self.module[1:maps], self.module[maps:]
         self.is_mixed = config.precision == "bfloat16"
         self._take_step = self._tf32_step if config.precision == "tf32" else self._step
-        has_onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        has_onednn = is_cpu and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self.in_onednn = has_onednn and maps > 0 and _suits_onednn(spec)
         self.dropouts = [each for each in self.module.modules() if isinstance(each, SeededDropout)]
         if self.capture is not None and self.dropouts:  # masks are drawn outside the graph

@@ -107,7 +107,8 @@ def train(
         started_from=None if origin_path is None else str(origin_path),
     )
     if folder is not None:
-        job = replace(job, checkpoint=str(training_files(folder, _stem(job))[0]))
+        model_path, record_path, chart_path = training_files(folder, _stem(job))
+        job = replace(job, checkpoint=str(model_path))
         _require_other_file(job)
         require_writable(folder)
     with TrainingProgress([1], is_shown=progress) as shown:
@@ -117,7 +118,6 @@ def train(
     if folder is not None:
         from mnist_cli.reporting.charts import training
 
-        _, record_path, chart_path = training_files(folder, _stem(job))
         write_json(record_path, result)
         training.draw(record, chart_path)
     return record

@@ -17,6 +17,7 @@ from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array
 from mnist_cli.data.dataset import Arrays, Format, OnProgress
 from mnist_cli.data.messages import printable
 from mnist_cli.errors import DataError, MnistError
+from mnist_cli.names import plural
 
 TEST_ONE_IN = 6
 
@@ -58,16 +59,9 @@ FORMAT = Format(
 
 def _find_pictures(folder: Path, *, minimum: int) -> _Files:
     """Return the pictures of each digit. Raises `DataError` if one has fewer than ``minimum``."""
-    from mnist_cli.pictures.opening import SUFFIXES  # imports OpenCV
+    from mnist_cli.pictures.opening import pictures_below  # imports OpenCV
 
-    found = [
-        sorted(
-            path
-            for path in (folder / digit).rglob("*")
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
-        for digit in _DIGITS
-    ]
+    found = [pictures_below(folder / digit) for digit in _DIGITS]
     counts = [len(files) for files in found]
     fewest = min(counts)
     if fewest < minimum:
@@ -81,7 +75,7 @@ def _find_pictures(folder: Path, *, minimum: int) -> _Files:
 
 
 def _counted(count: int) -> str:
-    return f"{count or 'no'} picture{'s' * (count != 1)}"
+    return plural(count, "picture") if count else "no pictures"
 
 
 def _kept(files: list[Path], *, test: bool) -> list[Path]:

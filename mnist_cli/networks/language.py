@@ -6,7 +6,6 @@ file. Every error points with ``^`` at its place in the line.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections import Counter
@@ -283,6 +282,8 @@ def short_name(line: str) -> str:
     compact = line.replace(" ", "").replace(",", "-")
     if re.fullmatch(rf"[a-z0-9.-]{{1,{_NAME_CHARACTERS}}}", compact) and "x" not in compact:
         return compact
+    import hashlib  # which loads OpenSSL: milliseconds of each start, for a name that is rare
+
     main = "-".join("".join(pair) for pair in re.findall("(conv|dense) ([0-9]+)", line))
     digest = hashlib.sha256(line.encode()).hexdigest()[:4]
     return f"{main or 'net'}"[: _NAME_CHARACTERS - 5].rstrip("-") + f"-{digest}"

@@ -71,6 +71,11 @@ class Conv(_Elementwise):
         """The number of zeros on each side."""
         return self.kernel // 2 if self.padding == "same" else 0
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether kernels are 3x3 and images keep their size, for which there are faster ways."""
+        return (self.kernel, self.stride, self.margin) == (3, 1, 1)
+
     def output_shape(self, shape: Shape) -> Shape:
         """See `_Elementwise.output_shape`."""
         height, width = (

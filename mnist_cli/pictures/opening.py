@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 import cv2
@@ -113,6 +114,15 @@ def open_picture(source: Source) -> Picture:
             return _from_file(file, page)
     except OSError as error:
         raise PictureError(f"cannot be read ({error.strerror or short_message(error)})") from error
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and its subfolders that look like pictures, sorted."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    ]
 
 
 def short_message(error: BaseException) -> str:

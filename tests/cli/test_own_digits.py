@@ -12,12 +12,12 @@ import pytest
 from conftest import Outcome
 from idx_files import mnist as digits
 from PIL import Image
+from template_samples import filled_in
 
 import mnist_cli
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.data.split import OWN_ONE_IN, mix, split
 from mnist_cli.errors import CheckpointError, UsageError
-from mnist_cli.pictures import template
 from mnist_cli.training import checkpoint
 
 Mnist = Callable[..., Outcome]
@@ -26,17 +26,8 @@ Mnist = Callable[..., Outcome]
 @pytest.fixture(scope="module")
 def sheet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A template with three digits of MNIST in each row."""
-    page = Image.fromarray(template._template())
-    data = digits()
-    scale = template._PRINTED_PIXELS_PER_MM
-    for digit in range(10):
-        for column, row in enumerate(np.flatnonzero(data.train_labels == digit)[:3]):
-            left = template._GRID[0] + column * template._BOX_WIDTH + 2
-            top = template._GRID[1] + digit * template._BOX_HEIGHT + 5
-            ink = Image.fromarray(255 - data.train_images[row]).resize((12 * scale, 12 * scale))
-            page.paste(ink, (left * scale, top * scale))
     path = tmp_path_factory.mktemp("sheets") / "mine.png"
-    page.save(path)
+    Image.fromarray(filled_in(columns=3)).save(path)
     return path
 
 

@@ -17,6 +17,7 @@ from mnist_cli.experiments import statistics
 from mnist_cli.experiments.machine_warnings import machine_warnings
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting import console, page, tables
+from mnist_cli.reporting.charts import batch_size as batch_size_chart
 from mnist_cli.reporting.charts import comparison as comparison_chart
 from mnist_cli.reporting.comparison import Comparison
 
@@ -248,3 +249,19 @@ def test_charts_carry_the_warnings(tmp_path: Path, drawn: Any) -> None:
     assert f"warning: {HASWELL}" in caption
     assert "warning: others took 43% of the cores during 1 of 3 runs" in caption
     assert "TensorFlow: NVIDIA H100 80GB HBM3" in caption
+
+
+@pytest.mark.parametrize("chart", [comparison_chart, batch_size_chart])
+def test_charts_of_other_networks_carry_the_warnings_too(
+    chart: Any, tmp_path: Path, drawn: Any
+) -> None:
+    runs = [
+        replace(run, arch=arch, batch_size=batch_size)
+        for run in SPOILT
+        for arch in ("cnn", "lenet5", "deep")
+        for batch_size in ((64,) if chart is comparison_chart else (64, 128))
+    ]
+    chart.draw(runs, tmp_path / "chart.png")
+    caption = " ".join(texts(drawn)).replace("\n", " ")
+    assert f"warning: {HASWELL}" in caption
+    assert "warning: others took up to 43% of the cores" in caption

@@ -10,11 +10,9 @@ from typing import Any
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.charts.captions import (
     dataset_names,
-    facts,
-    failed_models,
+    experiment_caption,
     listed,
     model_names,
-    spoilt_by,
 )
 from mnist_cli.reporting.charts.panels import (
     WHISKERS,
@@ -74,8 +72,7 @@ def draw(
         "lines: mean of runs (time to 98%: of runs that reached it)",
         WHISKERS,
     ] * (len(records) > len(points))
-    caption = [*facts(records, notes), *failed_models(failures), *spoilt_by(records)]
-    save(figure, path, caption)
+    save(figure, path, experiment_caption(records, notes, failures))
 
 
 def _draw_networks(
@@ -102,5 +99,4 @@ def _draw_networks(
         fit_scale(throughput.yaxis)
     points = {(run.framework, network_of(run), run.batch_size) for run in records}
     notes = ["lines: mean of runs", WHISKERS] * (len(records) > len(points))
-    caption = [*facts(records, notes), *failed_models(failures), *spoilt_by(records)]
-    save(figure, path, caption)
+    save(figure, path, experiment_caption(records, notes, failures))

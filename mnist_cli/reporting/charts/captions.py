@@ -69,6 +69,13 @@ def facts(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> list[str]:
     return [fact for fact in dict.fromkeys(facts) if fact]
 
 
+def experiment_caption(
+    records: Sequence[RunRecord], notes: Sequence[str], failures: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """Return the caption of a chart of many runs: facts, failures and what spoilt them."""
+    return [*facts(records, notes), *failed_models(failures), *spoilt_by(records)]
+
+
 def spoilt_by(records: Sequence[RunRecord]) -> list[str]:
     """Return a warning for each way in which the machine spoilt the runs."""
     return [f"warning: {text}" for text in machine_warnings(records)]

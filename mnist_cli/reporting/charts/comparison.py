@@ -12,10 +12,8 @@ from mnist_cli.records import RunRecord
 from mnist_cli.reporting.charts import networks
 from mnist_cli.reporting.charts.captions import (
     dataset_names,
-    facts,
-    failed_models,
+    experiment_caption,
     model_names,
-    spoilt_by,
     three_digits,
 )
 from mnist_cli.reporting.charts.panels import (
@@ -94,8 +92,7 @@ def draw(
     label_panel(memory, "Peak memory of the process", "peak memory, MiB")
     _bars(memory, cells, "peak_rss_mib", "MiB")
     notes = ["lines and bars: mean of runs; white dots: single runs"] * several
-    caption = [*facts(records, notes), *failed_models(failures), *spoilt_by(records)]
-    save(figure, path, caption)
+    save(figure, path, experiment_caption(records, notes, failures))
 
 
 def _final_accuracies(panel: Axes, cells: Sequence[Cell]) -> None:

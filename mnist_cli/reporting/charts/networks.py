@@ -13,8 +13,7 @@ from mnist_cli.experiments.statistics import statistic
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.charts.captions import (
     dataset_names,
-    facts,
-    failed_models,
+    experiment_caption,
     listed,
     three_digits,
 )
@@ -24,10 +23,10 @@ from mnist_cli.reporting.charts.panels import (
     fit_accuracy_scale,
     fit_scale,
     label_panel,
+    write_beside,
 )
 from mnist_cli.reporting.charts.style import (
     FAINT,
-    FONT_POINTS,
     INK,
     Cell,
     figure_with_legend,
@@ -94,7 +93,7 @@ def draw(
     for panel in (seconds, operations):
         panel.set_yticklabels([])  # the names are on the left
     notes = ["points and lines: mean of runs"] * several
-    save(figure, path, [*facts(records, notes), *failed_models(failures)])
+    save(figure, path, experiment_caption(records, notes, failures))
 
 
 def _small_panels(row: Any, networks: Sequence[str]) -> list[Axes]:
@@ -151,16 +150,8 @@ def _bars(panel: Axes, cells: Sequence[Cell], networks: Sequence[str], field: st
     for row, network in enumerate(networks):
         value = values[network]  # None in an older record
         panel.plot(math.nan if value is None else value, row, "o", color=INK, markersize=7)
-        panel.annotate(
-            "not known" if value is None else _short_number(value),
-            (1, row),
-            (16, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            fontsize=FONT_POINTS,
-            color=FAINT,
-        )
+        text = "not known" if value is None else _short_number(value)
+        write_beside(panel, row, text, color=FAINT)
     _name_rows(panel, networks)
 
 

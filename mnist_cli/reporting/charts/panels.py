@@ -204,16 +204,21 @@ def label_rows(panel: Axes, cells: Sequence[Cell], texts: Sequence[str]) -> None
     panel.grid(visible=False, axis="y")
     panel.tick_params(axis="y", length=0)
     for row, text in zip(rows, texts, strict=True):
-        panel.annotate(
-            text,
-            (1, row),
-            (16, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            fontsize=FONT_POINTS,
-            color=INK,
-        )
+        write_beside(panel, row, text, color=INK)
+
+
+def write_beside(panel: Axes, row: float, text: str, *, color: str) -> None:
+    """Write a value on the right of a panel, at the height of ``row``."""
+    panel.annotate(
+        text,
+        (1, row),
+        (16, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        fontsize=FONT_POINTS,
+        color=color,
+    )
 
 
 def drawn_values(axis: Axis) -> Array:
