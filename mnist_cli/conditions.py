@@ -58,8 +58,8 @@ class Counters:
     """The system's counters at one moment, in seconds: sums over the cores of this process.
 
     ``counted_seconds`` are all that the system counts, idle ones included. ``own_seconds`` are
-    those of this process and its finished children; ``throttling`` has the three figures of its
-    quota that `Conditions` has, since the group was made.
+    those of this process and its children, living or finished; ``throttling`` has the three figures
+    of its quota that `Conditions` has, since the group was made.
     """
 
     clock_seconds: float
@@ -87,7 +87,7 @@ def read_counters() -> Counters:
         # Not the busy ones, which Linux only samples: it measures how long a core is idle.
         idle_seconds=sum(core.idle + getattr(core, "iowait", 0.0) for core in cores),
         steal_seconds=sum(getattr(core, "steal", 0.0) for core in cores),
-        own_seconds=time.process_time() + sum(os.times()[2:4]),
+        own_seconds=_own_seconds(),
         throttling=_throttling(),
     )
 
@@ -132,6 +132,18 @@ def observe(seconds: float = _MIN_SECONDS) -> Conditions:
     before = read_counters()
     time.sleep(seconds)
     return conditions_since(before)
+
+
+def _own_seconds() -> float:
+    """Return the processor seconds of this process and its children, such as NumPy's workers."""
+    import psutil
+
+    finished = sum(os.times()[2:4])
+    living = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            living += sum(child.cpu_times()[:4])  # its own, and of its finished children
+    return time.process_time() + finished + living
 
 
 def _throttling() -> dict[str, Any]:

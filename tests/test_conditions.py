@@ -58,6 +58,23 @@ def test_what_the_host_takes_away_disturbs_as_others_do(counted: Callable[..., C
     assert not counted(idle_seconds=1.2, own_seconds=18.0, steal_seconds=0.4).is_disturbed
 
 
+def test_what_a_living_child_takes_is_the_runs_own() -> None:
+    # Such as NumPy's workers, which live on after the last epoch.
+    work = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True); input()"
+    before = conditions.read_counters().own_seconds
+    child = subprocess.Popen(
+        [sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "done\n"
+        living = conditions.read_counters().own_seconds - before
+        child.communicate("\n")
+    finished = conditions.read_counters().own_seconds - before
+    assert living >= 0.48  # the system counts in hundredths, user and system time apart
+    assert finished >= living - 0.02
+
+
 def test_counters_that_disagree_a_little_give_no_negative_share(
     counted: Callable[..., Conditions],
 ) -> None:
