@@ -1,6 +1,7 @@
 """Train, evaluate and compare digit classifiers in PyTorch, TensorFlow and from-scratch NumPy.
 
-    from mnist_cli import collect, compare, evaluate, load_model, predict, sweep_batch, train
+    from mnist_cli import collect, compare, evaluate, evaluate_all, load_model, measure_robustness
+    from mnist_cli import predict, sweep_batch, train
 
 Importing this package loads nothing heavy: no framework, not even NumPy. Each function is loaded
 with its first use.
@@ -11,17 +12,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnist_cli.api.collecting import collect
     from mnist_cli.api.comparing import compare, sweep_batch
+    from mnist_cli.api.evaluating import evaluate_all, measure_robustness
     from mnist_cli.api.reading import load_model, predict
     from mnist_cli.api.training import evaluate, train
 
 __version__ = "0.1.0"
-__all__ = ["collect", "compare", "evaluate", "load_model", "predict", "sweep_batch", "train"]
+__all__ = [
+    "collect",
+    "compare",
+    "evaluate",
+    "evaluate_all",
+    "load_model",
+    "measure_robustness",
+    "predict",
+    "sweep_batch",
+    "train",
+]
 
 _MODULES = {
     "collect": "collecting",
     "compare": "comparing",
     "evaluate": "training",
+    "evaluate_all": "evaluating",
     "load_model": "reading",
+    "measure_robustness": "evaluating",
     "predict": "reading",
     "sweep_batch": "comparing",
     "train": "training",

@@ -143,7 +143,7 @@ def _find_files(name: str) -> list[str]:
 
 
 class Model:
-    """A loaded model that reads pictures; ``checkpoint`` has its weights and its history."""
+    """A model loaded from ``path`` that reads pictures; ``checkpoint`` has weights and history."""
 
     def __init__(
         self,
@@ -166,8 +166,8 @@ class Model:
         def classifier_of(model: checkpoint.Checkpoint) -> Classifier:
             return model.classifier(adapter, device="cpu", threads=self._threads)
 
-        self._path = model or PRETRAINED
-        self.checkpoint = checkpoint.load(self._path)
+        self.path = model or PRETRAINED
+        self.checkpoint = checkpoint.load(self.path)
         self.calibration = self.checkpoint.calibration or DEFAULT_CALIBRATION
         self._framework = framework
         self._device = device
@@ -282,7 +282,7 @@ class Model:
             np.save(path, images)
             job = PredictJob(
                 framework=self._framework,
-                checkpoint=str(self._path),
+                checkpoint=str(self.path),
                 threads=self._threads,
                 images=str(path),
                 device=self._device,

@@ -16,6 +16,7 @@ _STREAMS = {
     "calibration": 5,
     "non-digits": 6,
     "dropout": 7,
+    "disturbances": 8,
 }
 
 

@@ -81,10 +81,20 @@ def test_names_and_defaults_are_those_of_the_options() -> None:
         "as_csv",
         "as_json",
         "clipboard",
+        "model",
+        "models",
+        "robustness",
     }
+    functions = {"evaluate": ("evaluate", "evaluate_all", "measure_robustness")}
     for name in ("train", "evaluate", "compare", "sweep_batch", "predict"):
         module = importlib.import_module(f"mnist_cli.cli.{name}")
-        api = inspect.signature(inspect.unwrap(getattr(mnist_cli, name))).parameters
+        api = {
+            parameter: value
+            for function in functions.get(name, (name,))
+            for parameter, value in inspect.signature(
+                inspect.unwrap(getattr(mnist_cli, function))
+            ).parameters.items()
+        }
         cli = inspect.signature(getattr(module, name)).parameters
         assert set(api) - only_here == set(cli) - only_here, name
         for parameter in set(api) & set(cli) - {"results_dir", "batch_sizes"}:

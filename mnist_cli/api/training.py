@@ -236,7 +236,7 @@ def evaluate(
     with status:
         evaluation = Evaluation(**process.run(job, lambda _: None))
         if folder is not None:
-            _draw_evaluation(evaluation, *evaluation_files(folder, path))
+            draw_evaluation(evaluation, *evaluation_files(folder, path), name=path.stem)
     return evaluation
 
 
@@ -245,12 +245,15 @@ def evaluation_files(folder: Path, model: Path) -> tuple[Path, Path]:
     return folder / f"{model.stem}_confusion.png", folder / f"{model.stem}_predictions.png"
 
 
-def _draw_evaluation(evaluation: Evaluation, confusion_path: Path, samples_path: Path) -> None:
+def draw_evaluation(
+    evaluation: Evaluation, confusion_path: Path, samples_path: Path, *, name: str
+) -> None:
+    """Draw the confusion matrix and sample predictions of what is called ``name``."""
     from mnist_cli.data.registry import load_dataset
     from mnist_cli.names import dataset_name
     from mnist_cli.reporting.charts import confusion, predictions
 
-    title = f"{Path(evaluation.checkpoint).stem} on {dataset_name(evaluation.dataset)}"
+    title = f"{name} on {dataset_name(evaluation.dataset)}"
     confusion.draw(evaluation.confusion_matrix, confusion_path, title=title)
     test = load_dataset(evaluation.dataset)
     predictions.draw(

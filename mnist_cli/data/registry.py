@@ -56,6 +56,11 @@ def load_dataset(name_or_path: str = "mnist", *, on_progress: OnProgress | None 
         return _load_path(name_or_path, on_progress)
 
 
+def labels_of(name: str) -> str:
+    """Return what the labels of the dataset with this name stand for."""
+    return f"the classes of {name}" if name in _TORCHVISION_CLASSES else "digits"
+
+
 def fetch(name_or_path: str) -> None:
     """Let torchvision fetch the dataset into the cache if it is a named one that is not there yet.
 

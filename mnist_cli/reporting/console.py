@@ -30,7 +30,8 @@ from rich.text import Text
 
 from mnist_cli.arrays import IMAGE_SIZE, Array
 from mnist_cli.experiments.machine_warnings import machine_warnings
-from mnist_cli.names import framework_name, model_name
+from mnist_cli.experiments.robustness import Robustness
+from mnist_cli.names import dataset_name, framework_name, model_name
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting import tables
 
@@ -260,6 +261,45 @@ def evaluation_table(report: Mapping[str, Any]) -> Table:
             f"{row['f1']:.4f}",
             f"{row['support']:,}",
         )
+    return table
+
+
+def evaluations_table(reports: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of several evaluations, one row per model, or ensemble of models."""
+    table = _table(
+        f"{reports[0]['images']:,} test images of {dataset_name(reports[0]['dataset'])}",
+        ("model", "correct", "wrong", "loss"),
+        left=1,
+    )
+    for report in reports:
+        wrong = round(report["images"] * (1 - report["accuracy"]))
+        name = report["checkpoint"].removesuffix(".safetensors")
+        name = name if name.startswith("ensemble of ") else Path(name).name
+        figures = f"{report['accuracy']:.2%}", f"{wrong:,}", f"{report['loss']:.4f}"
+        table.add_row(Text(name), *figures)
+    return table
+
+
+def robustness_table(robustness: Robustness) -> Table:
+    """Return the accuracy of each model under each disturbance, by degree."""
+    most = max(len(curve.points) for curve in robustness.curves)
+    table = _table(
+        f"Accuracy in percent on {robustness.images:,} test images of "
+        f"{dataset_name(robustness.dataset)}, by degree of disturbance;\n"
+        "last column: most images that are wrong and yet called sure, in percent",
+        ("", *[""] * most, "sure,\nwrong"),
+        left=1,
+    )
+    previous = ""
+    for curve in robustness.curves:
+        if curve.disturbance != previous:
+            previous = curve.disturbance
+            degrees = (f"{point.degree:g}" for point in curve.points)
+            table.add_row(Text(f"{previous}, {curve.unit}", style="bold"), *degrees)
+        cells = [f"{100 * point.accuracy:.1f}" for point in curve.points]
+        cells += [""] * (most - len(cells))
+        worst = max(point.sure_and_wrong for point in curve.points)
+        table.add_row(Text(f"  {curve.model}"), *cells, f"{100 * worst:.1f}")
     return table
 
 
