@@ -18,6 +18,9 @@ NETWORKS = {
     "deep": "dense 256, relu, dense 128, relu, dense 64, relu, dense 32, relu",
     "resnet": "conv 16, batchnorm, relu, pool, residual(conv 16, batchnorm, relu, conv 16, "
     "batchnorm), relu, conv 32, batchnorm, relu, pool, dropout 0.25, dense 64, relu",
+    # The most accurate: chosen on validation images, trained with --augment --epochs 40.
+    "best": "conv 32, pool, batchnorm, relu, conv 64, batchnorm, relu, conv 64, pool, batchnorm, "
+    "relu, conv 128, batchnorm, relu, conv 128, batchnorm, relu, pool avg 7",
 }
 ARCHITECTURES = ("cnn", "mlp")  # those of a comparison, if none is asked for
 ACTIVATIONS = ("relu", "sigmoid")

@@ -1,4 +1,9 @@
-"""PyTorch: an `nn.Module`, one fused SGD step per batch; on CUDA a chunk of steps is a graph."""
+"""PyTorch: an `nn.Module`, one fused SGD step per batch; on CUDA a chunk of steps is a graph.
+
+A step of the MLP is so short that calling PyTorch takes as long as computing. So the gradient of
+the loss is computed from its formula, without autograd, and the update is PyTorch's function of SGD
+rather than its `Optimizer`.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import torch._dynamo  # else torch.optim imports it, a second's work, at its first use
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.sgd import sgd
 
 from mnist_cli.adapters.base import (
     STEPS_PER_CHUNK,
@@ -144,11 +149,10 @@ class TorchClassifier:
         self.spec = spec
         self.batch_size = config.batch_size
         self.capture = capture
-        self.label_smoothing = config.label_smoothing
-        self.reject_targets = (
-            torch.from_numpy(smoothed_targets(config)).to(device) if config.reject else None
-        )
+        self.momentum = config.momentum
         self.device = device
+        # The target probabilities of each label, with a column for "no digit" if that is learnt.
+        self.targets = torch.from_numpy(smoothed_targets(config)).to(device)
         # On a CPU channels last is faster, on a GPU slower, at this size.
         is_cpu = device.type == "cpu"
         memory_format = torch.channels_last if is_cpu else torch.contiguous_format
@@ -168,17 +172,13 @@ class TorchClassifier:
         buffers = canonical(self.module.named_buffers())
         statistics = {name: buffers[name] for name in weight_shapes(spec) if name in buffers}
         self.tensors: dict[str, Tensor] = {**self.parameters, **statistics}
-        weights = [each for name, each in self.parameters.items() if name.endswith(".weight")]
-        biases = [each for name, each in self.parameters.items() if name.endswith(".bias")]
-        groups: list[dict[str, Any]] = [{"params": weights}, {"params": biases, "weight_decay": 0}]
-        self.optimizer = torch.optim.SGD(
-            groups,
-            lr=0.0,  # set at every step
-            momentum=config.momentum,
-            nesterov=config.momentum > 0,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.velocities = {name: torch.zeros_like(each) for name, each in self.parameters.items()}
+        is_weight = {name: name.endswith(".weight") for name in self.parameters}
+        # Names of parameters with the weight decay of each: there is none on biases.
+        self._groups = [
+            ([name for name, decays in is_weight.items() if decays], config.weight_decay),
+            ([name for name, decays in is_weight.items() if not decays], 0.0),
+        ]
         self._resident: tuple[Array, Tensor] | None = None
         self._predicted: deque[tuple[Array, Tensor]] = deque(maxlen=_KEPT_SETS)
         self._recorded: RecordedSteps | None = None
@@ -204,12 +204,14 @@ class TorchClassifier:
                 yield torch.cat(some).cpu().numpy()
             return
         inputs = self._on_device(images)
-        targets = torch.from_numpy(labels).to(self.device)
+        answers = torch.from_numpy(labels).to(self.device)
         losses: list[Tensor] = []
         for step, learning_rate in enumerate(learning_rates.tolist()):
             self._set_masks(int(seeds[step]))
+            # Twice as fast as indexing.
             batch = batches[step]
-            losses.append(self._take_step(inputs[batch], targets[batch], learning_rate))
+            chosen = inputs.index_select(0, batch), answers.index_select(0, batch)
+            losses.append(self._take_step(*chosen, learning_rate))
             if len(losses) == STEPS_PER_CHUNK or step == len(learning_rates) - 1:
                 yield torch.stack(losses).cpu().numpy()
                 losses = []
@@ -234,8 +236,7 @@ class TorchClassifier:
                     device=self.device,
                 )
             self._recorded.load(images, labels)
-            velocities = (self._velocity(each) for each in self.parameters.values())
-            state = [*self.tensors.values(), *velocities]
+            state = [*self.tensors.values(), *self.velocities.values()]
             for calls in compiled_chunks(steps):
                 self._recorded.record(calls[0].stop - calls[0].start, state)
         except RuntimeError as error:  # also of too little memory
@@ -248,23 +249,40 @@ class TorchClassifier:
         with _tf32():
             return self._step(inputs, targets, learning_rate)
 
-    def _step(self, inputs: Tensor, targets: Tensor, learning_rate: float | Tensor) -> Tensor:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+    def _step(self, inputs: Tensor, labels: Tensor, learning_rate: float | Tensor) -> Tensor:
+        """Take a step and return the batch's loss without label smoothing."""
         logits = self._mixed_logits(inputs) if self.is_mixed else self._logits(inputs)
-        if self.reject_targets is not None:
-            logits = functional.pad(logits, (0, 1))  # the logit of "no digit" is 0
-        log_probabilities = functional.log_softmax(logits, dim=1)
-        loss = functional.nll_loss(log_probabilities, targets)
-        # As `functional.cross_entropy` with label_smoothing, which returns no unsmoothed loss.
-        if self.reject_targets is None:
-            smoothed_loss = torch.lerp(loss, -log_probabilities.mean(), self.label_smoothing)
-        else:
-            smoothed_loss = -(self.reject_targets[targets] * log_probabilities).sum(dim=1).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        smoothed_loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.optimizer.step()
-        return loss.detach()
+        with torch.no_grad():
+            # The logit of "no digit" is 0.
+            all_logits = functional.pad(logits, (0, len(self.targets) - CLASSES))
+            log_probabilities = functional.log_softmax(all_logits, dim=1)
+            loss = functional.nll_loss(log_probabilities, labels)
+            # The gradient of the mean cross-entropy: (softmax - targets) / batch size.
+            gradient = log_probabilities.exp() - self.targets.index_select(0, labels)
+            gradient /= len(labels)
+        logits.backward(gradient[:, :CLASSES])  # type: ignore[no-untyped-call]  # untyped in torch
+        self._update(learning_rate)
+        return loss
+
+    @torch.no_grad()
+    def _update(self, learning_rate: float | Tensor) -> None:
+        """Change the parameters by their gradients, and forget these."""
+        for names, weight_decay in self._groups:
+            parameters: list[Tensor] = [self.parameters[name] for name in names]
+            sgd(
+                parameters,
+                [each.grad for each in parameters if each.grad is not None],
+                [self.velocities[name] for name in names],
+                fused=True,
+                weight_decay=weight_decay,
+                momentum=self.momentum,
+                lr=learning_rate,
+                dampening=0.0,
+                nesterov=self.momentum > 0,
+                maximize=False,
+            )
+            for each in parameters:
+                each.grad = None
 
     def _logits(self, inputs: Tensor) -> Tensor:
         if self.in_onednn:
@@ -327,23 +345,12 @@ class TorchClassifier:
 
     def export_optimizer(self) -> Weights:
         """See `base.Classifier.export_optimizer`."""
-        return {
-            name: _to_numpy(self.optimizer.state[parameter].get("momentum_buffer", 0 * parameter))
-            for name, parameter in self.parameters.items()
-        }
+        return {name: _to_numpy(velocity) for name, velocity in self.velocities.items()}
 
     def import_optimizer(self, velocities: Weights) -> None:
         """See `base.Classifier.import_optimizer`."""
-        for name, parameter in self.parameters.items():
-            self._velocity(parameter).copy_(torch.from_numpy(velocities[name]))
-
-    def _velocity(self, parameter: nn.Parameter) -> Tensor:
-        """Return the velocity of a parameter, at an address that never changes."""
-        state = self.optimizer.state[parameter]
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
-        velocity: Tensor = state["momentum_buffer"]
-        return velocity
+        for name, velocity in self.velocities.items():
+            velocity.copy_(torch.from_numpy(velocities[name]))
 
     def synchronize(self) -> None:
         """See `base.Classifier.synchronize`."""

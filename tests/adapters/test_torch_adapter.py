@@ -134,7 +134,7 @@ def memory(classifier: Any) -> list[Any]:
     kept = classifier._recorded
     return [
         *parameters,
-        *(classifier._velocity(parameter) for parameter in parameters),
+        *classifier.velocities.values(),
         *(kept.images, kept.labels, kept._order, kept._rates, kept._losses),
     ]
 

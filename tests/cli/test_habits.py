@@ -43,7 +43,7 @@ def completions(folder: Path, line: str) -> list[str]:
         ("mnist sw", ["sweep-batch"]),
         ("mnist train --framework py", ["pytorch"]),
         ("mnist train --framework tensor", ["tensorflow"]),
-        ("mnist train --arch ", ["cnn", "mlp", "lenet5", "linear", "deep", "resnet"]),
+        ("mnist train --arch ", ["cnn", "mlp", "lenet5", "linear", "deep", "resnet", "best"]),
         ("mnist compare --precision b", ["bfloat16"]),
         ("mnist compare --dataset k", ["kmnist"]),
         ("mnist evaluate ", ["numpy-mlp", "torch-cnn"]),
