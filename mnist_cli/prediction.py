@@ -245,7 +245,6 @@ class Model:
         lose more time in waiting than they gain (MNIST arrays: 1,100 pictures per second in two
         threads, 1,800 in one). For a large picture OpenCV uses all cores itself.
         """
-
         for source in sources:
             found: Found
             try:

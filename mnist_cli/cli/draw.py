@@ -31,6 +31,7 @@ def draw(
 ) -> None:
     """Open a page to draw digits on; each model answers while you draw."""
     from mnist_cli.errors import UsageError
+    from mnist_cli.names import plural
     from mnist_cli.web import security, server
     from mnist_cli.web.models import load_models
     from mnist_cli.web.state import State
@@ -45,7 +46,9 @@ def draw(
     state = State(models, models_dir, keep_dir)
     address = server.address_of(listening, token)
     typer.echo(address)
-    say(f"{len(models.named)} models answer. Ctrl-C ends the server.")
+    count = len(models.named)
+    answer = "answers" if count == 1 else "answer"
+    say(f"{plural(count, 'model')} {answer}. Ctrl-C ends the server.")
     if not no_browser:
         _open_browser(address)
     server.serve(server.create_app(state, host=host, token=token), listening)

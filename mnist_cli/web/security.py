@@ -10,10 +10,12 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+import sys
 from collections.abc import MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mnist_cli.web.http import MAX_BODY_BYTES, RequestError, problem
@@ -68,11 +70,14 @@ class Guard:
             await send(message)
 
         try:
-            scope = self._admitted(scope)
+            await self._app(self._admitted(scope), _limited(receive), send_with_headers)
+        except ClientDisconnect:
+            return
         except RequestError as error:
             await problem(error.status, str(error))(scope, receive, send_with_headers)
-            return
-        await self._app(scope, _limited(receive), send_with_headers)
+        except Exception as error:  # answered, and raised again by Starlette; the server goes on
+            line = f"{scope['method']} {scope['path']} failed: {type(error).__name__}: {error}"
+            print(*line.split(), file=sys.stderr)
 
     def _admitted(self, scope: Scope) -> MutableMapping[str, Any]:
         """Return the request without the token in its path. Raises `RequestError`."""
@@ -94,7 +99,7 @@ class Guard:
             raise RequestError(
                 403, "Open the whole address that mnist draw printed, with its token."
             )
-        return {**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode()}
+        return {**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode("utf-8", "replace")}
 
     def _is_ours(self, host: str) -> bool:
         """Return whether a Host header is this machine; a foreign name may be DNS rebinding.

@@ -45,6 +45,7 @@ def create_app(state: State, *, host: str = "127.0.0.1", token: str | None = Non
             Exception: _unexpected_problem,
         },
     )
+    app.router.redirect_slashes = False  # a redirect would lose the token
     app.state.mnist = state
     return Guard(app, host=host, token=token)
 
@@ -110,7 +111,7 @@ def listen(host: str, port: int) -> socket.socket:
                 f"Port {port} needs more rights. Choose one from 1024 on with --port."
             ) from error
         raise UsageError(
-            f"--host should be an address of this machine, such as 127.0.0.1 or 0.0.0.0, not {host}."
+            f"--host should be an address of this machine, such as 127.0.0.1, not {host}."
         ) from error
     return listening
 

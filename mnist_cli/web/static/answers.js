@@ -23,7 +23,8 @@ export function mount(panel, page) {
     setText(text, told.text);
     setText(sentence, told.sentence);
     setText(note, told.note);
-    summary.classList.toggle('is-split', told.isSplit);
+    setText(byId('reading'), told.text && `read as ${told.text}`);
+    summary.classList.toggle('is-split', Boolean(told.isSplit));
     cards.forEach(({ update: show }) => show(told.text));
     panel.setAttribute('aria-busy', String(page.isBusy));
     clearTimeout(pause); // read out once a stroke has come to rest
@@ -98,7 +99,8 @@ function createCard(model, page) {
     bars.update(shown?.probabilities ?? null);
     setText(digit, answer?.text.replaceAll('\n', ' ') || '–');
     digit.classList.toggle('is-long', (answer?.text.length ?? 0) > 1);
-    setText(share, shown ? percent(shown.confidence) : '');
+    const isLine = page.answer?.digits.length > 1;
+    setText(share, shown ? `${isLine ? `${shown.digit}: ` : ''}${percent(shown.confidence)}` : '');
     setText(verdict, answer && page.answer.digits.length ? answer.verdict : '');
     verdict.className = `verdict ${VERDICTS[verdict.textContent] ?? ''}`;
     setText(ms, answer && shown ? `${answer.ms.toFixed(1)} ms` : '');

@@ -22,7 +22,7 @@ export class Drawing extends EventTarget {
     this.stroke = null; // the one that is being drawn
     this.#redraw();
     canvas.addEventListener('pointerdown', (event) => this.#begin(event));
-    canvas.addEventListener('pointermove', (event) => this.#go_on(event));
+    canvas.addEventListener('pointermove', (event) => this.#extend(event));
     for (const end of ['pointerup', 'pointercancel', 'lostpointercapture']) {
       canvas.addEventListener(end, (event) => this.#end(event));
     }
@@ -92,7 +92,7 @@ export class Drawing extends EventTarget {
   #begin(event) {
     if (this.stroke || !event.isPrimary || event.button > 0) return;
     event.preventDefault();
-    this.canvas.focus({ preventScroll: true });
+    document.activeElement?.blur(); // so that keys are not an input's
     this.canvas.setPointerCapture(event.pointerId);
     const isErasing = this.isErasing || event.buttons === 32; // the other end of a pen
     this.stroke = { pointer: event.pointerId, isErasing, points: [this.#point(event)] };
@@ -101,7 +101,7 @@ export class Drawing extends EventTarget {
     this.#changed();
   }
 
-  #go_on(event) {
+  #extend(event) {
     if (this.stroke?.pointer !== event.pointerId) return;
     const events = event.getCoalescedEvents?.() ?? [];
     const from = this.stroke.points.length - 1;
