@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from mnist_cli.cli import options
 from mnist_cli.cli.options import RESULTS
-from mnist_cli.cli.output import say
+from mnist_cli.cli.output import print_json, say
 
 _MODELS = RESULTS / "models"
 
@@ -28,6 +29,7 @@ def draw(
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Print the address and open no browser.")
     ] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Open a page to draw digits on; each model answers while you draw."""
     from mnist_cli.errors import UsageError
@@ -45,7 +47,10 @@ def draw(
         say(" ".join(line.split()))
     state = State(models, models_dir, keep_dir)
     address = server.address_of(listening, token)
-    typer.echo(address)
+    if as_json:
+        print_json({"address": address, "models": [named.name for named in models.named]})
+    else:
+        typer.echo(address)
     count = len(models.named)
     answer = "answers" if count == 1 else "answer"
     say(f"{plural(count, 'model')} {answer}. Ctrl-C ends the server.")

@@ -32,7 +32,7 @@ export function mount(panel, page) {
   };
   page.addEventListener('answer', update);
   page.addEventListener('select', update);
-  page.drawing.addEventListener('change', () => panel.setAttribute('aria-busy', 'true'));
+  page.addEventListener('busy', () => panel.setAttribute('aria-busy', 'true'));
   update();
 }
 

@@ -5,9 +5,11 @@ import { fromBase64, latest, postPicture } from './api.js';
 /**
  * Dispatches "answer" when `answer` has changed, "select" when `selected` has. `answer` is that of
  * POST /api/predict, null for an empty paper; `selected` is the number of the digit in it that the
- * views show. `isBusy` while an answer is awaited.
+ * views show. "busy" is dispatched when an answer begins to be awaited, while `isBusy`.
  */
 export class Page extends EventTarget {
+  #changes = 0; // of the drawing: an answer to an older one leaves the page busy
+
   constructor(drawing, models, say) {
     super();
     this.drawing = drawing;
@@ -19,7 +21,9 @@ export class Page extends EventTarget {
     this.isBusy = false;
     const update = latest(() => this.#update());
     drawing.addEventListener('change', () => {
+      this.#changes += 1;
       this.isBusy = true;
+      this.dispatchEvent(new Event('busy'));
       update();
     });
   }
@@ -45,6 +49,7 @@ export class Page extends EventTarget {
   }
 
   async #update() {
+    const changes = this.#changes;
     let answer = null;
     let sent = null;
     if (!this.drawing.isEmpty) {
@@ -58,9 +63,9 @@ export class Page extends EventTarget {
     }
     if (this.drawing.isEmpty) answer = null; // cleared meanwhile
     this.answer = answer;
-    this.place = sent?.place ?? null;
+    this.place = answer && sent.place;
     this.selected = Math.min(this.selected, Math.max(0, (answer?.digits.length ?? 0) - 1));
-    this.isBusy = false;
+    this.isBusy = changes !== this.#changes;
     this.dispatchEvent(new Event('answer'));
   }
 }
