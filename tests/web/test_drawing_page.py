@@ -82,7 +82,7 @@ class Paper:
                 mouse.move(*start)
                 mouse.down()
                 for x, y in others:
-                    mouse.move(x, y, steps=3)
+                    mouse.move(x, y, steps=2)
                 mouse.up()
 
     def answers(self) -> list[str]:

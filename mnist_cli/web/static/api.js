@@ -43,7 +43,7 @@ export function asBase64(blob) {
 /** Return the bytes of base64. */
 export const fromBase64 = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
 
-const PAUSE_MS = 30;
+const PAUSE_MS = 8;
 
 /**
  * Return a function that runs `work`, one at a time. Asked again meanwhile, it runs once more

@@ -70,13 +70,13 @@ export class Drawing extends EventTarget {
       const place = picture.bitmap ? this.#place(picture.bitmap) : null;
       return { blob: picture.file, rotate: 'auto', place };
     }
-    const small = document.createElement('canvas');
-    small.width = this.canvas.width * SENT_SCALE;
-    small.height = this.canvas.height * SENT_SCALE;
+    // Not an element's toBlob(), which waits until the browser has nothing else to do.
+    const size = [this.canvas.width * SENT_SCALE, this.canvas.height * SENT_SCALE];
+    const small = new OffscreenCanvas(...size);
     const context = small.getContext('2d', { willReadFrequently: true });
     context.imageSmoothingQuality = 'high';
-    context.drawImage(this.canvas, 0, 0, small.width, small.height);
-    const blob = await new Promise((resolve) => small.toBlob(resolve, 'image/png'));
+    context.drawImage(this.canvas, 0, 0, ...size);
+    const blob = await small.convertToBlob();
     return { blob, rotate: '0', place: { x: 0, y: 0, scale: 1 / SENT_SCALE } };
   }
 
@@ -111,9 +111,7 @@ export class Drawing extends EventTarget {
   }
 
   #end(event) {
-    if (this.stroke?.pointer !== event.pointerId) return;
-    this.stroke = null;
-    this.#changed();
+    if (this.stroke?.pointer === event.pointerId) this.stroke = null;
   }
 
   /** Return where a pointer is on the paper, and how wide it draws: a pen by its pressure. */
