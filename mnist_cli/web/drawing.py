@@ -30,7 +30,7 @@ async def list_models(request: Request) -> Response:
     state = state_of(request)
     return JSONResponse(
         {
-            "models": [named.to_json() for named in state.models.named],
+            "models": state.models.to_json(),
             "problems": list(state.models.problems),
             "keep_dir": str(state.keep_dir),
             "kept": await state.quick.run(keeping.kept_count, state.keep_dir),

@@ -5,6 +5,7 @@ NumPy computes them all in this process, whichever framework trained them.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,14 @@ class Models:
     named: tuple[NamedModel, ...]
     problems: tuple[str, ...] = field(default=())
 
-    def named_like(self, name: str) -> NamedModel | None:
-        """Return the model of that name, None if there is none."""
-        return next((each for each in self.named if each.name == name), None)
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return what `GET /api/models` says of each; a title is never that of two."""
+        listed = [named.to_json() for named in self.named]
+        counts = Counter(each["title"] for each in listed)
+        for each in listed:
+            if counts[each["title"]] > 1:
+                each["title"] += f" ({each['name']})"
+        return listed
 
 
 def load_models(folder: Path) -> Models:

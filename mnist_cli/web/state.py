@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 from starlette.requests import Request
 
 from mnist_cli.web.http import RequestError
-from mnist_cli.web.models import Models
+from mnist_cli.web.models import Models, NamedModel
 
 # Computations that may wait for their turn; a 65th is refused, so that a flood takes no memory.
 MAX_WAITING = 64
@@ -62,3 +62,11 @@ def state_of(request: Request) -> State:
     """Return the state of the server that a request came to."""
     state: State = request.app.state.mnist
     return state
+
+
+def model_named(state: State, name: str) -> NamedModel:
+    """Return the model that a request names. Raises `RequestError` if there is none."""
+    for named in state.models.named:
+        if named.name == name:
+            return named
+    raise RequestError(404, "There is no model of that name. GET /api/models lists them.")

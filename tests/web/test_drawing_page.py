@@ -141,7 +141,9 @@ def test_each_model_shows_ten_probabilities_a_verdict_and_its_time(
     paper.answers()
     card = paper.page.locator(".model").first
     assert card.locator(".bar").count() == 10
-    assert (card.locator(".bars").get_attribute("aria-label") or "").startswith("NumPy CNN: 7 ")
+    assert (card.locator(".bars").get_attribute("aria-label") or "").startswith(
+        "NumPy CNN (numpy-cnn): 7 "
+    )
     assert card.locator(".is-best").inner_text() == "7"
     assert card.locator(".verdict").inner_text() == "sure"
     assert card.locator(".ms").inner_text().endswith(" ms")

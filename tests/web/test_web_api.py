@@ -19,7 +19,9 @@ from mnist_cli.arrays import CLASSES
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.training import checkpoint
 from mnist_cli.web import views
-from mnist_cli.web.http import MAX_BODY_BYTES
+from mnist_cli.web.http import MAX_BODY_BYTES, RequestError
+from mnist_cli.web.models import load_models
+from mnist_cli.web.state import State, model_named
 
 PNG = {"content-type": "image/png"}
 
@@ -134,6 +136,21 @@ def test_models_are_listed_and_broken_files_told_in_a_line_each(app: ASGIApp) ->
     assert broken.startswith("broken.safetensors is left out: ")
     assert "leads out of the folder" in link
     assert all("\n" not in line for line in (broken, link))
+
+
+def test_models_alike_have_titles_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for name in ("a", "b"):
+        save_model(tmp_path / "models", name)
+    listed = ask(made_app(tmp_path), "GET", "/api/models").document["models"]
+    assert [each["title"] for each in listed] == ["NumPy CNN (a)", "NumPy CNN (b)"]
+
+
+def test_a_request_names_one_of_the_models(folder: Path) -> None:
+    state = State(load_models(folder / "models"), folder / "models", folder / "kept")
+    assert model_named(state, "torch-cnn").model.checkpoint.framework == "torch"
+    with pytest.raises(RequestError, match="no model of that name"):
+        model_named(state, "../outside")
 
 
 def test_without_models_the_packaged_one_answers(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ function wireKeeping(drawing, say) {
       return;
     }
     try {
-      const { blob } = await drawing.toSend();
+      const { blob } = drawing.toSend();
       const answer = await postJson('api/keep', { label, picture: await asBase64(blob) });
       setText(byId('kept'), `Kept as ${label} in ${answer.folder}, ${answer.kept} so far.`);
     } catch (error) {

@@ -1,5 +1,7 @@
 // The paper: strokes and a picture, drawn at once, undone one by one.
 
+import { fromBase64 } from './api.js';
+
 const PAPER = '#ffffff';
 const INK = '#14181f';
 // Pixels of the paper's height, and of the picture that is sent: half as many are read as well.
@@ -64,19 +66,21 @@ export class Drawing extends EventTarget {
   }
 
   /** Return what is to be read: `blob`, and how its pixels lie on the paper. */
-  async toSend() {
+  toSend() {
     const { picture } = this;
     if (picture) {
       const place = picture.bitmap ? this.#place(picture.bitmap) : null;
       return { blob: picture.file, rotate: 'auto', place };
     }
-    // Not an element's toBlob(), which waits until the browser has nothing else to do.
-    const size = [this.canvas.width * SENT_SCALE, this.canvas.height * SENT_SCALE];
-    const small = new OffscreenCanvas(...size);
+    const small = document.createElement('canvas');
+    small.width = this.canvas.width * SENT_SCALE;
+    small.height = this.canvas.height * SENT_SCALE;
     const context = small.getContext('2d', { willReadFrequently: true });
     context.imageSmoothingQuality = 'high';
-    context.drawImage(this.canvas, 0, 0, ...size);
-    const blob = await small.convertToBlob();
+    context.drawImage(this.canvas, 0, 0, small.width, small.height);
+    // Not toBlob(): it waits, for up to a second, until the browser has nothing else to do.
+    const [, code] = small.toDataURL('image/png').split(',');
+    const blob = new Blob([fromBase64(code)], { type: 'image/png' });
     return { blob, rotate: '0', place: { x: 0, y: 0, scale: 1 / SENT_SCALE } };
   }
 

@@ -54,7 +54,7 @@ export class Page extends EventTarget {
     let sent = null;
     if (!this.drawing.isEmpty) {
       try {
-        sent = await this.drawing.toSend();
+        sent = this.drawing.toSend();
         answer = await postPicture(`api/predict?rotate=${sent.rotate}`, sent.blob);
         this.say('');
       } catch (error) {
