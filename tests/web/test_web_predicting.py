@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from web_samples import drawn, png
+from web_samples import drawn, png, save_model
 
-import mnist_cli
 from mnist_cli.arrays import CLASSES
 from mnist_cli.prediction import Model
 from mnist_cli.training import evaluation
@@ -19,21 +18,12 @@ from mnist_cli.web.predicting import disagreements, images_of, predict, prepare
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "tensorflow"])
 def test_numpy_answers_as_the_framework_of_a_model(framework: str, tmp_path: Path) -> None:
-    mnist_cli.train(
-        framework=framework,
-        arch="cnn",
-        limit=640,
-        epochs=1,
-        results_dir=tmp_path,
-        progress=False,
-    )
-    folder = tmp_path / "models"
-    models = load_models(folder)
+    path = save_model(tmp_path, f"{framework}-cnn", framework=framework)
+    models = load_models(tmp_path)
     (named,) = models.named
-    assert named.name == f"{framework}-cnn"
     pictures = [png(drawn(digit)) for digit in range(CLASSES)]
     images = np.concatenate([images_of(prepare(models.reader, each)) for each in pictures])
-    theirs = Model(folder / f"{framework}-cnn.safetensors", framework=framework).logits(images)
+    theirs = Model(path, framework=framework).logits(images)
     expected = evaluation.probabilities(theirs / named.model.calibration.temperature)
     for picture, row in zip(pictures, expected, strict=True):
         (answer,) = predict(models, picture)["models"]
