@@ -10,6 +10,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -173,11 +174,17 @@ class Model:
         self._device = device
         self._threads = threads or available_cores()
         self._classifier = classifier_of(self.checkpoint)
-        # The package's model splits touching digits for every model, because the limits of evidence
-        # for a split were measured with it.
-        self._segmenter = (
-            self._classifier if model is None else classifier_of(checkpoint.load(PRETRAINED))
-        )
+        self._classifier_of = classifier_of
+
+    @cached_property
+    def _segmenter(self) -> Classifier:
+        """The model that splits touching digits: the package's, whichever model reads them.
+
+        The limits of evidence for a split were measured with it.
+        """
+        if self._path == PRETRAINED:
+            return self._classifier
+        return self._classifier_of(checkpoint.load(PRETRAINED))
 
     def predict(
         self, source: Source, *, single: bool = False, rotate: str | int = "auto"
@@ -227,7 +234,7 @@ class Model:
                     yield found
                 else:
                     rows = np.array([next(logits) for _ in found])
-                    yield _prediction(source, found, rows, self.calibration)
+                    yield prediction_of(source, found, rows, self.calibration)
 
     def _prepared(
         self, sources: Iterable[Source], *, single: bool, rotation: int | None
@@ -238,24 +245,30 @@ class Model:
         lose more time in waiting than they gain (MNIST arrays: 1,100 pictures per second in two
         threads, 1,800 in one). For a large picture OpenCV uses all cores itself.
         """
-
-        def prepare_one(source: Source) -> Found:
-            try:
-                return prepare(
-                    source,
-                    single=single,
-                    rotation=rotation,
-                    evidence=self._segmentation_evidence,
-                )
-            except PictureError as error:
-                return error
-            except MemoryError:
-                return PictureError("too large for this machine's memory; scale it down")
-            except UNEXPECTED_ERRORS as error:  # one picture must not end the reading of a folder
-                return PictureError(f"cannot be prepared ({short_message(error)})")
-
         for source in sources:
-            yield source, prepare_one(source)
+            found: Found
+            try:
+                found = self.prepare(source, single=single, rotation=rotation)
+            except PictureError as error:
+                found = error
+            yield source, found
+
+    def prepare(
+        self, source: Source, *, single: bool = False, rotation: int | None = None
+    ) -> PreparedPage:
+        """Return the digits of one picture, as `normalise.prepare` does.
+
+        Raises `PictureError` also for a picture that meets a defect of this program, because one
+        picture must not end the reading of others.
+        """
+        try:
+            return prepare(
+                source, single=single, rotation=rotation, evidence=self._segmentation_evidence
+            )
+        except MemoryError as error:
+            raise PictureError("too large for this machine's memory; scale it down") from error
+        except UNEXPECTED_ERRORS as error:
+            raise PictureError(f"cannot be prepared ({short_message(error)})") from error
 
     def _segmentation_evidence(self, images: Array) -> Array:
         """Return the evidence (N,) that each image (N, 28, 28), uint8, shows a digit."""
@@ -293,7 +306,7 @@ class Model:
 Found: TypeAlias = "PreparedPage | PictureError"
 
 
-def _prediction(
+def prediction_of(
     source: Source, prepared: PreparedPage, logits: Array, limits: Calibration
 ) -> Prediction:
     """Return the prediction for one picture with N digits, given their logits (N, 10)."""

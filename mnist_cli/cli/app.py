@@ -11,6 +11,7 @@ import typer
 from mnist_cli import __version__
 from mnist_cli.cli.collect import collect
 from mnist_cli.cli.compare import compare
+from mnist_cli.cli.draw import draw
 from mnist_cli.cli.evaluate import evaluate
 from mnist_cli.cli.info import info
 from mnist_cli.cli.networks import networks
@@ -39,6 +40,7 @@ for command in (
     networks,
     predict,
     collect,
+    draw,
     report,
     info,
 ):

@@ -1,0 +1,1 @@
+"""The page of `mnist draw` and the JSON API behind it."""

@@ -1,0 +1,84 @@
+"""The models that a page asks: those of a folder, else the one in the package.
+
+NumPy computes them all in this process, whichever framework trained them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mnist_cli.errors import MnistError
+from mnist_cli.names import model_name
+from mnist_cli.networks.spec import parameter_count
+from mnist_cli.prediction import Model
+
+PACKAGED = "pretrained"
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A loaded model and the name that requests know it by: its file's, without suffix."""
+
+    name: str
+    model: Model
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `GET /api/models` says of the model."""
+        made = self.model.checkpoint
+        return {
+            "name": self.name,
+            "title": model_name(made.framework, made.spec.arch, made.spec.activation),
+            "framework": made.framework,
+            "arch": made.spec.arch,
+            "line": made.spec.line,
+            "parameters": parameter_count(made.spec),
+            "dataset": made.dataset,
+            "epochs": made.model_epoch.epoch,
+            "test_accuracy": made.model_epoch.test_accuracy,
+            "rejects": made.config.reject,
+        }
+
+
+@dataclass(frozen=True)
+class Models:
+    """All models of a page, at least one.
+
+    ``reader`` prepares pictures: the packaged model, which finds where digits touch. ``problems``
+    has a line for each file that is no model.
+    """
+
+    reader: Model
+    named: tuple[NamedModel, ...]
+    problems: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return what `GET /api/models` says of each; a title is never that of two."""
+        listed = [named.to_json() for named in self.named]
+        counts = Counter(each["title"] for each in listed)
+        for each in listed:
+            if counts[each["title"]] > 1:
+                each["title"] += f" ({each['name']})"
+        return listed
+
+
+def load_models(folder: Path) -> Models:
+    """Load every ``.safetensors`` file of a folder by name; without one, the packaged model.
+
+    A file that is no model, and a link that leads out of the folder, become a line of ``problems``.
+    """
+    reader = Model(threads=1)  # one thread: a second would need a process for each model
+    named, problems = [], []
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name.startswith("."):  # a file that is being written
+            continue
+        try:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                problems.append(f"{path} is left out: a link that leads out of the folder.")
+                continue
+            named.append(NamedModel(path.stem, Model(path, threads=1)))
+        except (MnistError, OSError) as error:
+            problems.append(f"{path.name} is left out: {error}")
+    return Models(reader, tuple(named) or (NamedModel(PACKAGED, reader),), tuple(problems))

@@ -1,0 +1,9 @@
+"""The views of the page: each is a module with ``ROUTES``, and one file in `static`."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from mnist_cli.web import drawing
+
+ROUTES: tuple[Route, ...] = (*drawing.ROUTES,)
