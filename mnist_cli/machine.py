@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,6 +42,10 @@ _INSTRUCTION_SETS = {
     "AVX": "avx",
     "SSE41": "sse4_1",
 }
+# Those that multiply bfloat16; with others it is converted to float32 and back.
+_BFLOAT16_SETS = [name for name, flags in _INSTRUCTION_SETS.items() if "bf16" in flags] + [
+    "AVX512_CORE_AMX_FP16"
+]
 
 _PROCESS = Path("/proc/self")
 
@@ -163,6 +168,13 @@ def instruction_set(*, limit: str | None = None) -> str | None:
     return next(
         (name for name in allowed if flags.issuperset(_INSTRUCTION_SETS[name].split())), None
     )
+
+
+def emulates_bfloat16(environment: Mapping[str, Any]) -> bool:
+    """Return whether a run in this environment, a record's, had no instructions for bfloat16."""
+    known = environment.get("cpu_isa")  # None on processors other than x86
+    is_cpu = environment.get("device") == "cpu"
+    return is_cpu and known is not None and known not in _BFLOAT16_SETS
 
 
 def _onednn_limit() -> str | None:

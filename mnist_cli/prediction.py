@@ -182,7 +182,7 @@ class Model:
 
         The limits of evidence for a split were measured with it.
         """
-        if self._path == PRETRAINED:
+        if self.path == PRETRAINED:
             return self._classifier
         return self._classifier_of(checkpoint.load(PRETRAINED))
 

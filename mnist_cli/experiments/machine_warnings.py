@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mnist_cli.conditions import DISTURBING_SHARE
 from mnist_cli.experiments.statistics import same_device
+from mnist_cli.machine import emulates_bfloat16
 from mnist_cli.names import framework_name, plural
 from mnist_cli.records import RunRecord
 
@@ -46,14 +47,29 @@ def machine_warnings(records: Sequence[RunRecord]) -> list[str]:
 
 
 def library_limits(records: Sequence[RunRecord]) -> list[str]:
-    """Return a sentence for each variable that limits a framework on this processor."""
+    """Return a sentence for each variable that limits a framework on this processor.
+
+    And for each framework that computed in bfloat16, if the processor has no instructions for it.
+    """
     sentences = [
         _limit(record, variable, value)
         for record in records
         for variable, value in record.environment.get("variables", {}).items()
         if record.framework in _LIMITS.get(variable, ()) and _device(record) == "cpu"
     ]
-    return list(dict.fromkeys(filter(None, sentences)))
+    return [*dict.fromkeys(filter(None, sentences)), *_emulated_precision(records)]
+
+
+def _emulated_precision(records: Sequence[RunRecord]) -> list[str]:
+    names = {
+        framework_name(record.framework)
+        for record in records
+        if record.precision == "bfloat16" and emulates_bfloat16(record.environment)
+    }
+    return [
+        f"{name} emulates bfloat16, slower than float32: the processor has no instructions for it"
+        for name in sorted(names)
+    ]
 
 
 def _limit(record: RunRecord, variable: str, value: str) -> str:

@@ -62,6 +62,9 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         "threads": job.threads,
         **adapter.environment(),
     }
+    if job.config.precision == "bfloat16" and machine.emulates_bfloat16(environment):
+        note = "This processor has no instructions for bfloat16: float32 would be faster."
+        emit({"event": "note", "text": note})
     path = Path(job.checkpoint) if job.checkpoint else None
     start = _initial_state(job, dataset, len(data.train.labels), environment, path, emit)
     emit({"event": "phase", "name": "warming up"})

@@ -223,7 +223,7 @@ def test_info_says_what_is_not_installed() -> None:
         (["train", "--framework", "jaxx"], "Unknown framework 'jaxx'. Choose from"),
         (
             ["train", "--arch", "rnn"],
-            "Unknown architecture 'rnn'. Choose from cnn, mlp, lenet5, linear, deep, resnet, best, or",
+            "Unknown architecture 'rnn'. Choose from cnn, mlp, lenet5, linear, deep, resnet, best",
         ),
         (["train", "--activation", "tanh", "--arch", "mlp"], "Unknown activation 'tanh'"),
         (["train", "--activation", "sigmoid"], "activations of 'cnn' are in its line"),

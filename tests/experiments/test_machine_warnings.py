@@ -54,6 +54,26 @@ def haswell(framework: str = "numpy", **environment: Any) -> RunRecord:
 HASWELL = "NumPy is limited to Haswell kernels by OPENBLAS_CORETYPE"
 
 
+@pytest.mark.parametrize(
+    ("environment", "is_emulated"),
+    [
+        ({}, False),  # AVX512_BF16
+        ({"cpu_isa": "AVX512_CORE_AMX", "onednn_isa": "AVX512_CORE_AMX"}, False),
+        ({"cpu_isa": "AVX512_CORE_AMX_FP16", "onednn_isa": "AVX512_CORE_AMX_FP16"}, False),
+        ({"cpu_isa": "AVX2", "onednn_isa": "AVX2"}, True),
+        ({"cpu_isa": None, "onednn_isa": None}, False),  # not known
+        ({"device": "NVIDIA H100", "cpu_isa": "AVX2"}, False),
+    ],
+)
+def test_bfloat16_without_instructions_for_it_is_warned_of(
+    environment: dict[str, Any], is_emulated: bool
+) -> None:
+    said = "PyTorch emulates bfloat16, slower than float32: the processor has no instructions"
+    run = on("torch", precision="bfloat16", **environment)
+    assert any(said in text for text in machine_warnings([run])) == is_emulated
+    assert not any(said in text for text in machine_warnings([replace(run, precision="float32")]))
+
+
 def test_runs_on_a_machine_of_their_own_have_no_warning() -> None:
     calm = Conditions(10.0, others_share=0.02, steal_share=0.01)
     records = [on(conditions=calm), on("torch", conditions=calm), make_record("tensorflow")]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from idx_files import real_digits
 
-from mnist_cli import adapters
+from mnist_cli import adapters, machine
 from mnist_cli.conditions import Conditions
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.data import registry
@@ -55,6 +55,20 @@ def train(small_data: Path) -> Callable[..., RunRecord]:
         )
 
     return train
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_bfloat16_without_instructions_for_it_is_noted_before_the_training(
+    train: Callable[..., RunRecord], monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(machine, "emulates_bfloat16", lambda environment: True)
+    events: list[dict[str, Any]] = []
+    train(events.append, config={"precision": precision})
+    kinds = [event["event"] for event in events]
+    notes = [event["text"] for event in events if event["event"] == "note"]
+    assert any("no instructions for bfloat16" in text for text in notes) == (precision != "float32")
+    if notes:
+        assert kinds.index("note") < kinds.index("epoch")
 
 
 def test_a_record_names_every_setting_of_its_run(
