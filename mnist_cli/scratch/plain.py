@@ -3,7 +3,8 @@
     python -m mnist_cli.scratch.plain
 
 trains a network to read handwritten digits. Read from the top: part 1 is a network that learns,
-part 2 is more kinds of layers, part 3 is the program.
+part 2 is more kinds of layers, part 3 is the program. Its tests check every slope by trying: raise
+a number a little, and see how L changes. `scratch/engine` computes the same, but fast.
 
 A network is a chain of layers. Each turns numbers x into numbers y. The first x are the pixels of
 an image, the last y are ten scores, one for each digit: the largest is the answer. One more number,
@@ -40,7 +41,7 @@ from mnist_cli.arrays import Array  # the type of NumPy's arrays
 
 
 class Layer:
-    """What layers have. Many have no weights, and only `Residual` has layers inside."""
+    """What layers have in common. Many have no weights, and only `Residual` has layers inside."""
 
     slope: Array  # dy/dx, where x changes only the y in its own place
 
@@ -245,7 +246,7 @@ class Conv(Layer):
     stroke wherever it is. A margin of zeros around the image lets windows reach over its edge.
 
     All windows share the weights, and a pixel is in several windows: so the slopes of `Dense` add
-    up over windows.
+    up over windows. Both loops do for one window what `Dense` does.
     """
 
     def __init__(
@@ -256,7 +257,7 @@ class Conv(Layer):
         self.size, self.stride, self.margin = shape[-1], stride, margin
 
     def forward(self, x: Array) -> Array:
-        edges = (self.margin, self.margin)  # before and after the rows, and the columns
+        edges = (self.margin, self.margin)  # so many zeros before and after rows, and columns
         self.padded = np.pad(x, ((0, 0), (0, 0), edges, edges))
         rows = (self.padded.shape[2] - self.size) // self.stride + 1
         columns = (self.padded.shape[3] - self.size) // self.stride + 1
@@ -401,12 +402,13 @@ class Residual(Layer):
 
 
 def read_mnist(part: str) -> tuple[Array, Array]:
-    """Return images (count, 1, 28, 28), scaled to mean 0 and variance 1, and labels (count,)."""
+    """Return images (count, 1, 28, 28), of mean 0 and variance 1, and labels (count,)."""
     start = Path(__file__).parents[1] / "data" / part
     pixels = gzip.decompress(Path(f"{start}-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress(Path(f"{start}-labels-idx1-ubyte.gz").read_bytes())
     # 16 and 8 bytes tell the sizes, then each pixel (0 to 255) and each label (0 to 9) is a byte.
     images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 1, 28, 28) / 255
+    # 0.1307 and 0.3081 are the mean and standard deviation of all pixels to learn from.
     return (images - 0.1307) / 0.3081, np.frombuffer(labels, np.uint8, offset=8)
 
 
@@ -425,9 +427,9 @@ def main(*, epochs: int = 3, limit: int | None = None) -> float:
         rate = 0.05 * (1 - epoch / epochs)  # large steps first, then small ones
         loss = fit(layers, images[:limit], labels[:limit], rate, rng)
         right = accuracy(layers, test_images, test_labels)
-        seconds = time.perf_counter() - began
         print(
-            f"Images seen {epoch + 1}x: loss {loss:.3f}, {right:.2%} read right, {seconds:.0f} s."
+            f"After seeing each image {epoch + 1}x: mean loss {loss:.3f}, {right:.2%} of the test "
+            f"images read right ({time.perf_counter() - began:.0f} s)."
         )
     return right
 

@@ -161,7 +161,7 @@ def test_the_program_trains_and_says_what_it_does(capsys: pytest.CaptureFixture[
     right = plain.main(epochs=2, limit=6400)
     said = capsys.readouterr().out
     assert right > 0.9  # 6,400 images, twice: measured 93%
-    for part in ("60,000 images", "101,770 weights", "as good as a guess", "Images seen 2x"):
+    for part in ("60,000 images", "101,770 weights", "as good as a guess", "seeing each image 2x"):
         assert part in said
 
 
