@@ -29,8 +29,12 @@ of C channels (1 if grey), H rows and W columns.
 
 import gzip
 import math
+import os
 import time
 from pathlib import Path
+
+if __name__ == "__main__":  # before NumPy loads: on arrays this small its threads lose time
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 from numpy.random import Generator  # of random numbers
@@ -245,8 +249,8 @@ class Conv(Layer):
     a window in all channels, the outputs are the channels of y there. So the same weights find a
     stroke wherever it is. A margin of zeros around the image lets windows reach over its edge.
 
-    All windows share the weights, and a pixel is in several windows: so the slopes of `Dense` add
-    up over windows. Both loops do for one window what `Dense` does.
+    Both loops do for one window what `Dense` does. All windows share the weights, and a pixel is in
+    several windows: so slopes add up over windows.
     """
 
     def __init__(
@@ -343,8 +347,7 @@ class BatchNorm(Layer):
         self.running_mean, self.running_var = np.zeros(channels), np.ones(channels)
 
     def forward(self, x: Array) -> Array:
-        """Return y of the shape of x, (N, C, H, W) or (N, C)."""
-        shape = x.shape
+        shape = x.shape  # (N, C, H, W) or (N, C)
         x = x.reshape(*shape[:2], -1)  # (N, C, H W) or (N, C, 1): from here on both are alike
         mean, variance = self.running_mean, self.running_var
         if self.is_training:
