@@ -65,13 +65,12 @@ class PlainNetwork:
                 self.named[layer].weights[kind] = array.astype(np.float64)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        self._train(False)
-        return plain.forward(self.layers, images[:, np.newaxis].astype(np.float64))
+        x = images[:, np.newaxis].astype(np.float64)
+        return plain.forward(self.layers, x, is_training=False)
 
     def loss_and_gradients(
         self, images: np.ndarray, labels: np.ndarray, *, mask_seed: int = 0
     ) -> tuple[float, dict[str, np.ndarray]]:
-        self._train(True)
         masks = dropout_masks(self.spec, mask_seed, len(images))
         for layer, mask in zip(self.dropouts, masks, strict=True):
             layer.rng = _Drawn(mask)
@@ -89,10 +88,6 @@ class PlainNetwork:
         return {
             f"{name}.{kind}": getattr(norm, kind) for name, norm in norms for kind in _STATISTICS
         }
-
-    def _train(self, is_training: bool) -> None:
-        for layer in plain.flat(self.layers):
-            layer.is_training = is_training
 
 
 class _Drawn:

@@ -29,7 +29,7 @@ from mnist_cli.scratch.engine.loss import (
 )
 from mnist_cli.scratch.engine.mlp import splits_for
 from mnist_cli.scratch.engine.network import Network
-from mnist_cli.scratch.plain import SGD
+from mnist_cli.scratch.plain import step as sgd_step
 
 SPECS = {
     "cnn": ModelSpec("cnn"),
@@ -238,11 +238,10 @@ def test_batch_norm_and_dropout_train_alike_with_any_number_of_workers(threads):
     losses = np.concatenate(list(steps))
     plain = PlainNetwork(spec)
     plain.load(weights)
-    optimizer = SGD(plain.layers, rate=0.01, momentum=0.5)
     for step in range(3):
         batch = slice(7 * step, 7 * step + 7)
         loss, _ = plain.loss_and_gradients(images[batch], labels[batch], mask_seed=5 + step)
-        optimizer.step()
+        sgd_step(plain.layers, rate=0.01, momentum=0.5)
         assert losses[step] == pytest.approx(loss, rel=1e-9)  # float64, three steps
     found = engine.weights.canonical()
     for name, array in plain.statistics().items():

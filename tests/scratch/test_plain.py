@@ -55,7 +55,7 @@ def test_slopes_agree_with_finite_differences(name: str) -> None:
 
     loss()
     slopes = [(x, layer.backward(direction).copy())]
-    for each in plain.flat([layer]):
+    for each in [layer, *layer.inside]:
         slopes += [(each.weights[key], each.gradients[key].copy()) for key in each.weights]
     for array, gradient in slopes:
         expected = np.empty_like(array)
@@ -120,10 +120,9 @@ def test_huge_numbers_do_not_overflow() -> None:
 def test_a_step_is_nesterovs() -> None:
     layer = plain.Dense(1, 1, RNG)
     layer.weights["weight"] = np.array([[1.0]])
-    optimizer = plain.SGD([layer], rate=0.1, momentum=0.9)
     for _ in range(2):
         layer.gradients = {"weight": np.array([[0.5]]), "bias": np.array([0.0])}
-        optimizer.step()
+        plain.step([layer], rate=0.1, momentum=0.9)
     # By hand: v = 0.5, then 0.95; steps of 0.1 (0.5 + 0.9 v) = 0.095 and 0.1355. float64.
     assert layer.weights["weight"].item() == pytest.approx(1 - 0.095 - 0.1355, rel=1e-12)
 
