@@ -6,6 +6,8 @@ import functools
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,6 +43,9 @@ _INSTRUCTION_SETS = {
     "AVX": "avx",
     "SSE41": "sse4_1",
 }
+
+# A node so much slower than its kind in a short probe is named.
+SLOW_SHARE = 0.2
 
 _PROCESS = Path("/proc/self")
 
@@ -141,6 +146,49 @@ def describe_machine() -> dict[str, Any]:
         "mnist_cli": version_of("mnist-cli"),
         "git_commit": _git_commit(),
     }
+
+
+def machine_kind(environment: Mapping[str, Any]) -> str:
+    """Return what makes two machines one kind, from what `describe_machine` said of one.
+
+    Processor, cores, vector instructions and GPUs: ``Xeon, 8 cores, AVX2``.
+    """
+    gpus = environment.get("gpus") or []
+    parts = [environment["cpu"], f"{environment['cores']} cores", environment.get("cpu_isa"), *gpus]
+    return ", ".join(filter(None, parts))
+
+
+def probe_seconds() -> float:
+    """Return how long a fixed piece of work takes on one core: the best of some, 0.2 s in all.
+
+    Matrix products and plain Python: what all runs need, on every kind of machine.
+    """
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    matrix = np.linspace(0.0, 1.0, 192 * 192, dtype=np.float32).reshape(192, 192)
+    best = float("inf")
+    with threadpool_limits(1):
+        for _ in range(12):
+            began = time.perf_counter()
+            for _ in range(20):
+                _ = matrix @ matrix
+            sum(range(100_000))
+            best = min(best, time.perf_counter() - began)
+    return best
+
+
+def slow_nodes(probes: Mapping[str, float]) -> dict[str, float]:
+    """Return which nodes of one kind are slower than the others, and by what share (0-1).
+
+    ``probes`` are their `probe_seconds` by name. The usual time is the median or, of two in the
+    middle, the shorter.
+    """
+    if not probes:
+        return {}
+    usual = sorted(probes.values())[(len(probes) - 1) // 2]
+    slower = {node: 1 - usual / seconds for node, seconds in probes.items()}
+    return {node: share for node, share in slower.items() if share > SLOW_SHARE}
 
 
 def variables() -> dict[str, str]:
