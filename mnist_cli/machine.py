@@ -153,9 +153,9 @@ def machine_kind(environment: Mapping[str, Any]) -> str:
 
     Processor, cores, vector instructions and GPUs: ``Xeon, 8 cores, AVX2``.
     """
-    gpus = environment.get("gpus") or []
-    parts = [environment["cpu"], f"{environment['cores']} cores", environment.get("cpu_isa"), *gpus]
-    return ", ".join(filter(None, parts))
+    cores = environment.get("cores")
+    parts = [environment["cpu"], cores and f"{cores} cores", environment.get("cpu_isa")]
+    return ", ".join(filter(None, [*parts, *(environment.get("gpus") or [])]))
 
 
 def probe_seconds() -> float:
