@@ -151,8 +151,11 @@ def describe_machine() -> dict[str, Any]:
 def machine_kind(environment: Mapping[str, Any]) -> str:
     """Return what makes two machines one kind, from what `describe_machine` said of one.
 
-    Processor, cores, vector instructions and GPUs: ``Xeon, 8 cores, AVX2``.
+    Processor, cores, vector instructions and GPUs: ``Xeon, 8 cores, AVX2``. Runs that name no
+    ``node`` of a cluster were all on one machine, whatever an older record leaves out of it.
     """
+    if "node" not in environment:
+        return ""
     cores = environment.get("cores")
     parts = [environment["cpu"], cores and f"{cores} cores", environment.get("cpu_isa")]
     return ", ".join(filter(None, [*parts, *(environment.get("gpus") or [])]))

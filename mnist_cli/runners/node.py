@@ -42,7 +42,7 @@ class NodeAgent:
     def probe(self) -> dict[str, Any]:
         """Return the kind of this machine, and how fast it is in a short probe."""
         self._probe_seconds = machine.probe_seconds()
-        kind = machine.machine_kind(machine.describe_machine())
+        kind = machine.machine_kind(machine.describe_machine() | {"node": self._name})
         return {"kind": kind, "probe_seconds": self._probe_seconds}
 
     def run(

@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from mnist_cli import __version__
@@ -109,24 +111,23 @@ class Ray:
         def examine(version: str, frameworks: Sequence[str]) -> dict[str, Any]:
             try:
                 import mnist_cli
-                from mnist_cli import adapters
             except ImportError:
                 return {"version": None}
             if mnist_cli.__version__ != version:
                 return {"version": mnist_cli.__version__}
+            from mnist_cli import adapters
+
             missing = [name for name in frameworks if not adapters.is_installed(name)]
             return {"version": version, "missing": missing}
 
+        self._problems |= {node["NodeID"]: "" for node in nodes}
+        able = [node for node in nodes if node["Resources"].get("CPU", 0) >= 1]
         started = [
             self.module.remote(examine)
             .options(num_cpus=0, scheduling_strategy=self._on(node["NodeID"]))
             .remote(__version__, list(self.frameworks))
-            for node in nodes
-            if node["Resources"].get("CPU", 0) >= 1
+            for node in able
         ]
-        able = [node for node in nodes if node["Resources"].get("CPU", 0) >= 1]
-        for node in nodes:
-            self._problems[node["NodeID"]] = ""
         for node, reference in zip(able, started, strict=True):
             name = node_name(node)
             problem = f"The node {name} does not answer."
@@ -207,23 +208,77 @@ def connected(address: str, frameworks: Sequence[str]) -> Iterator[Ray]:
         )
     if address not in (AUTO, LOCAL):
         _require_listening(address)
-    before = dict(os.environ)
-    os.environ.update(_VARIABLES | (_LOOPBACK if address == LOCAL else {}))
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(_environment(_VARIABLES))
+        if address == LOCAL:
+            stack.enter_context(_environment(_LOOPBACK))
+            watchman = stack.enter_context(_watchman())
         import ray
 
+        stack.callback(ray.shutdown)
         _connect(ray, address)
-        try:
-            cluster = Ray(ray, frameworks)
-            cluster.nodes()
-            if problems := cluster.problems():
-                raise FrameworkError(problems[0])
-            yield cluster
-        finally:
-            ray.shutdown()
+        if address == LOCAL:
+            _watch_children(watchman)
+        cluster = Ray(ray, frameworks)
+        cluster.nodes()
+        if problems := cluster.problems():
+            raise FrameworkError(problems[0])
+        yield cluster
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process, and so of those that it starts, for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
     finally:
-        for name in {*_VARIABLES, *_LOOPBACK} - set(before):
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _watchman() -> Iterator[IO[str]]:
+    """Start a process that ends others when this one is gone, also if it is killed.
+
+    Some of Ray's processes notice that only after a minute. Yields where to name them.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from {__name__} import end_named; end_named()"],
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # out of reach of Ctrl-C in a terminal
+    )
+    assert process.stdin is not None
+    try:
+        yield process.stdin
+    finally:
+        process.communicate()
+
+
+def _watch_children(watchman: IO[str]) -> None:
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            watchman.write(f"{child.pid} {child.create_time()}\n")
+    watchman.flush()
+
+
+def end_named() -> None:
+    """Wait until standard input ends, and kill the processes that it named."""
+    import psutil
+
+    named = [line.split() for line in sys.stdin]
+    for number, created in named:
+        with suppress(psutil.Error):  # it has ended
+            process = psutil.Process(int(number))
+            if process.pid != os.getpid() and process.create_time() == float(created):
+                process.kill()
 
 
 def _require_listening(address: str) -> None:
