@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -30,6 +30,7 @@ from mnist_cli.runners.ray_cluster import Ray, Share, connected, shares
 MAX_RETRIES = 3  # of one run, on nodes that were lost
 _NODES_SECONDS = 2.0  # between two looks at which nodes there are
 _WITHOUT_NODES_SECONDS = 600.0  # then the runs have failed
+_SOON_SECONDS = 30.0  # in which a node that has nothing to do takes a run
 _CANCEL_SECONDS = 8.0
 _NAMED = 8  # nodes, when there are more
 
@@ -55,6 +56,7 @@ class _Slot:
     result: Any = None
     news: Any = None
     news_at: float = 0.0
+    asked_at: float = field(default_factory=time.monotonic)
 
     def waits_for(self) -> list[Any]:
         """Return the references that it will have something to tell about."""
@@ -131,6 +133,8 @@ class RayRunner:
         self._groups: dict[str, deque[_Run]] = {}  # runs that are not at work, in order
         self._slots: list[_Slot] = []
         self._outcomes: deque[Outcome] = deque()
+        self._told: set[str] = set()
+        self._failed_starts: Counter[str] = Counter()  # by node
         self._handles = itertools.count()
         self._looked_at = -_NODES_SECONDS
         self._had_nodes_at = time.monotonic()
@@ -208,6 +212,11 @@ class RayRunner:
             share_nodes=self._share_nodes,
             gpus_per_run=self._gpus,
         )
+        for problem in self._ray.problems():
+            self._note_once(f"{problem} Until then it gets no runs.")
+        for slot in self._slots:
+            if slot.probe is not None and now - slot.asked_at > _SOON_SECONDS:
+                self._note_once(f"Waiting for {slot.share.name}: others may use its cores.")
         for share in found:
             if share.node not in known:
                 for _ in range(share.slots):
@@ -215,6 +224,11 @@ class RayRunner:
                         share.name, timing=timing, execute=self._execute
                     )
                     self._slots.append(_Slot(share, actor, actor.probe.remote()))
+
+    def _note_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.note(text)
 
     def _begin(self, slot: _Slot, on_event: Callable[[int, dict[str, Any]], None]) -> None:
         """Let a slot begin the next run: of the runs it is at, else of those nobody is at."""
@@ -277,10 +291,12 @@ class RayRunner:
         self._slots.remove(slot)
         with suppress(*self._ray.lost):
             self._ray.kill(slot.actor)
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        if slot.probe is not None:
+            self._require_starts(slot.share, reason)
         run = slot.run
         if run is None:
             return
-        reason = " ".join(str(error).split()).partition(". ")[0]
         what = f"{slot.share.name} was lost during a run ({reason})"
         if run.retries < MAX_RETRIES:
             self.note(f"{what}; it is begun again on another node.")
@@ -290,6 +306,15 @@ class RayRunner:
                 f"{what}, its {plural(run.retries + 1, 'node')} after another."
             )
             self._outcomes.append(Outcome(run.handle, error=failure))
+
+    def _require_starts(self, share: Share, reason: str) -> None:
+        """Raise `FrameworkError` if a node that is alive has lost its actor too often at once."""
+        self._failed_starts[share.node] += 1
+        if self._failed_starts[share.node] > MAX_RETRIES:
+            raise FrameworkError(
+                f"The node {share.name} starts no runs ({reason}). If the cluster was started "
+                "without a token and this machine has one, set RAY_AUTH_MODE=disabled here."
+            )
 
     def _again(self, slot: _Slot, run: _Run) -> None:
         run.retries += 1
