@@ -55,6 +55,12 @@ def test_only_its_adapter_imports_a_framework(path: Path) -> None:
         assert framework is None or name_of(path).startswith(f"adapters/{framework}_"), module
 
 
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_only_one_file_imports_ray(path: Path) -> None:
+    if name_of(path) != "runners/ray_cluster.py":
+        assert not [module for module in imported(path) if module.partition(".")[0] == "ray"]
+
+
 @pytest.mark.parametrize("path", modules(PACKAGE / "scratch"), ids=name_of)
 def test_the_scratch_network_imports_nothing_of_the_package_but_array_types(path: Path) -> None:
     ours = [module for module in imported(path) if module.startswith("mnist_cli")]

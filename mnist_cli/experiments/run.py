@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ _OLDER_SETTINGS: dict[str, Any] = {
     "runner": "process",
     "timing": "exclusive",
 }
+_SAVING_FACTOR = 10  # at most a tenth of a driver's time goes into writing, if that may wait
 # What a run is on and of, by which the runs of one experiment on one machine are equal.
 _SAME_MACHINE = ("cpu", "cores", "os", "python", "data_sha256")
 _SAME_DATA = ("data_sha256",)
@@ -114,10 +116,14 @@ def _execute(
     runner: Runner,
     save: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Execute the jobs that are not ``finished``; ``save`` gets the document after each run."""
+    """Execute the jobs that are not ``finished``; ``save`` gets the document as it grows."""
     failures: list[dict[str, Any]] = []
-    document = build_document(jobs, finished, failures, settings)
-    save(document)
+
+    def write() -> dict[str, Any]:
+        document = build_document(jobs, finished, failures, settings)
+        save(document)
+        return document
+
     runs: dict[int, int] = {}  # places in the plan, by the runner's handle
     limits: set[str] = set()
 
@@ -137,27 +143,62 @@ def _execute(
         else:
             observer.on_event(event, run=run)
 
-    for run, job in enumerate(jobs):
-        if job_key(job) in finished:
-            observer.start_run(job_label(job, jobs), run=run)
-            finish(run, finished[job_key(job)])
-        else:
-            runs[runner.submit(job)] = run
-    for _ in range(len(runs)):
-        outcome = runner.wait(on_event)
-        run = runs[outcome.handle]
-        key = job_key(jobs[run])
-        record, failure = None, ""
-        try:
-            record = finished[key] = RunRecord.from_json(outcome.value())
-        except (FrameworkError, DivergedError) as error:
-            failure = str(error)
-            names = ("framework", "arch", "batch_size", "seed")
-            failures.append(dict(zip(names, key, strict=True)) | {"error": failure})
-        document = build_document(jobs, finished, failures, settings)
-        save(document)
-        finish(run, record, failure)
-    return document
+    with _Growing(write, may_skip=not isinstance(runner, process.ProcessRunner)) as growing:
+        for run, job in enumerate(jobs):
+            if job_key(job) in finished:
+                observer.start_run(job_label(job, jobs), run=run)
+                finish(run, finished[job_key(job)])
+            else:
+                runs[runner.submit(job)] = run
+        for _ in range(len(runs)):
+            outcome = runner.wait(on_event)
+            run = runs[outcome.handle]
+            key = job_key(jobs[run])
+            record, failure = None, ""
+            try:
+                record = finished[key] = RunRecord.from_json(outcome.value())
+            except (FrameworkError, DivergedError) as error:
+                failure = str(error)
+                names = ("framework", "arch", "batch_size", "seed")
+                failures.append(dict(zip(names, key, strict=True)) | {"error": failure})
+            growing.update()
+            finish(run, record, failure)
+    return growing.document
+
+
+class _Growing:
+    """The document of an experiment, written after each run and at the end of the block.
+
+    With ``may_skip`` less often while that would take more than a part of the time: with thousands
+    of runs a document takes seconds, and on a cluster several end in each. A killed driver then
+    loses the last seconds of them, and does these again.
+    """
+
+    def __init__(self, write: Callable[[], dict[str, Any]], *, may_skip: bool) -> None:
+        self._write_document = write
+        self._may_skip = may_skip
+        self._write()
+
+    def __enter__(self) -> _Growing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_behind:
+            self._write()
+
+    def update(self) -> None:
+        """Write the document, now or with a later run."""
+        elapsed = time.monotonic() - self._written_at
+        self._is_behind = self._may_skip and elapsed < _SAVING_FACTOR * self._seconds
+        if not self._is_behind:
+            self._write()
+
+    def _write(self) -> None:
+        began = time.monotonic()
+        self.document = self._write_document()
+        self._written_at = time.monotonic()
+        self._seconds = self._written_at - began
+        self._is_behind = False
 
 
 def _run_quietly(
