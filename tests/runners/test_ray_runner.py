@@ -6,6 +6,7 @@ with seed 77, for runs that must still be at work.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,11 +19,12 @@ from typing import Any
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from mnist_cli.config import ModelSpec, TrainConfig
-from mnist_cli.errors import FrameworkError, UsageError
+from mnist_cli.errors import FrameworkError
 from mnist_cli.records import RunRecord
-from mnist_cli.runners import process, ray_cluster, ray_runner
+from mnist_cli.runners import ray_cluster, ray_runner
 from mnist_cli.runners.base import TrainJob
 from mnist_cli.training import checkpoint
 
@@ -105,13 +107,6 @@ def _job_processes() -> list[psutil.Process]:
     ]
 
 
-def _wait_until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within 30 s: {what}"
-        time.sleep(0.05)
-
-
 def _finished_runs(folder: Path) -> int:
     """How many runs the unfinished document has."""
     import json
@@ -183,7 +178,7 @@ def test_a_node_killed_amid_twelve_runs_costs_none_of_them_and_a_late_one_helps(
     from mnist_cli.experiments.document import load_document
 
     command = start("compare", "--framework", "numpy", "--arch", "mlp", "--runs", 12)
-    _wait_until(lambda: _finished_runs(tmp_path / "results") >= 2, "two runs")
+    wait_until(lambda: _finished_runs(tmp_path / "results") >= 2, "two runs")
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)  # SIGKILL
     cluster.add_node(num_cpus=1)
     _, stderr = command.communicate(timeout=60)
@@ -196,16 +191,42 @@ def test_a_node_killed_amid_twelve_runs_costs_none_of_them_and_a_late_one_helps(
     assert len(_nodes(document)) == 3
 
 
+def test_a_node_that_is_cut_off_for_a_while_costs_no_run_and_gives_none_twice(
+    cluster: Any, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Its processes are stopped and go on: to the others it is as if its network were cut."""
+    from mnist_cli.experiments.document import load_document
+
+    node = cluster.add_node(num_cpus=1)
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    command = start("compare", "--framework", "numpy", "--arch", "mlp", "--runs", 9)
+    wait_until(lambda: _finished_runs(tmp_path / "results") >= 3, "three runs")
+    stopped = [raylet, *raylet.children(recursive=True)]
+    for each in stopped:
+        each.suspend()
+    try:
+        _, stderr = command.communicate(timeout=60)
+    finally:
+        for each in stopped:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.resume()
+    assert command.returncode == 0, stderr
+    runs = load_document(tmp_path / "results" / "comparison_results.json")["runs"]
+    assert sorted(run["seed"] for run in runs) == list(range(9))
+    assert sum(run["retries"] for run in runs) == stderr.count("it is begun again")
+    cluster.remove_node(node, allow_graceful=False)
+
+
 def test_a_killed_driver_leaves_no_process_and_its_comparison_is_resumed(
     mnist: Mnist, start: Callable[..., Any], on_cluster: list[str], tmp_path: Path
 ) -> None:
     quick = ["compare", "--framework", "numpy", "--arch", "mlp", "--runs", 6]
     command = start(*quick)
-    _wait_until(lambda: _finished_runs(tmp_path / "results") >= 2, "two of six runs")
+    wait_until(lambda: _finished_runs(tmp_path / "results") >= 2, "two of six runs")
     command.kill()
     command.wait()
     done = _finished_runs(tmp_path / "results")
-    _wait_until(lambda: not _job_processes(), "no process of a job")
+    wait_until(lambda: not _job_processes(), "no process of a job")
     resumed = mnist(*quick, "--resume", "--json", *on_cluster)
     assert resumed.exit_code == 0, resumed.stderr
     assert sorted(run["seed"] for run in resumed.document["runs"]) == list(range(6))
@@ -215,7 +236,7 @@ def test_a_killed_driver_leaves_no_process_and_its_comparison_is_resumed(
 def test_ctrl_c_ends_the_runs_on_all_nodes(start: Callable[..., Any]) -> None:
     quick = ["compare", "--framework", "fake", "--arch", "mlp", "--batch-size", 20]
     command = start(*quick, "--seed", 77)
-    _wait_until(lambda: bool(_job_processes()), "a process of a job")
+    wait_until(lambda: bool(_job_processes()), "a process of a job")
     time.sleep(0.5)
     command.send_signal(signal.SIGINT)
     _, stderr = command.communicate(timeout=20)
@@ -250,7 +271,7 @@ def test_a_run_is_given_up_and_another_goes_on(cluster: Any, small_data: Path) -
         told = [event for handle, event in events if handle == other]
         assert (told[0], told[-1]) == ("started", "epoch")
         runner.cancel(stuck)
-        _wait_until(lambda: not _job_processes(), "no process of a job")
+        wait_until(lambda: not _job_processes(), "no process of a job")
 
 
 def test_a_run_that_is_killed_each_time_is_a_failure_in_the_end(
@@ -276,78 +297,45 @@ def test_a_run_that_is_killed_each_time_is_a_failure_in_the_end(
     assert sum("begun again" in each for each in notes) == ray_runner.MAX_RETRIES
 
 
-# --- A cluster for one call --------------------------------------------------------------------
-
-
-@pytest.fixture
-def local(small_data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A comparison on a cluster for the call, with a run that does not end."""
-    variables = {"FAKE_FRAMEWORK": "sleep 1", "FAKE_FRAMEWORK_ONLY": "mlp 77"}
-    command = [sys.executable, "-m", "mnist_cli", "compare", "--runner", "ray", "--address"]
-    command += ["local", "--framework", "fake", "--arch", "mlp", "--seed", "77"]
-    command += ["--dataset", str(small_data), "--results-dir", str(tmp_path)]
-    with subprocess.Popen(
-        command, env=os.environ | variables, stderr=subprocess.PIPE, text=True
-    ) as started:
-        yield started
-        started.kill()
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_a_local_cluster_listens_to_this_machine_alone_and_ends_with_the_call(
-    local: subprocess.Popen[str], sent: signal.Signals
+def test_a_run_whose_process_was_killed_is_begun_again_and_counts_it(
+    cluster: Any, small_data: Path, tmp_path: Path
 ) -> None:
-    driver = psutil.Process(local.pid)
+    mark = tmp_path / "was here"
 
-    def is_at_work() -> bool:
-        children = driver.children(recursive=True)
-        return any("mnist_cli.runners.process" in " ".join(c.cmdline()) for c in children)
+    def execute(job: Any, on_event: Any) -> dict[str, Any]:
+        if not mark.exists():
+            mark.touch()
+            error = FrameworkError("The process was killed.")
+            error.was_killed = True
+            raise error
+        return {"environment": {}}
 
-    _wait_until(is_at_work, "a run at work")
-    processes = [driver, *driver.children(recursive=True)]
-    listening = [
-        (each.name(), socket.laddr.ip)
-        for each in processes
-        for socket in each.net_connections("inet")
-        if socket.status == psutil.CONN_LISTEN
-    ]
-    assert {name for name, _ in listening} >= {"gcs_server", "raylet"}
-    loopback = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert [each for each in listening if each[1] not in loopback] == []
-    local.send_signal(sent)
-    local.wait(20)
-    _, alive = psutil.wait_procs(processes, timeout=10)
-    assert [" ".join(each.cmdline())[:200] for each in alive] == []
+    job = TrainJob("fake", ModelSpec("mlp"), TrainConfig(), threads=1, dataset=str(small_data))
+    with ray_runner.ray_runner(
+        cluster.address, frameworks=["fake"], threads=1, device="cpu", execute=execute
+    ) as runner:
+        runner.submit(job)
+        assert runner.wait(lambda *_: None).value()["retries"] == 1
+
+
+class EndsWhereItArrives:
+    """Ends the process that is sent it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (1,)
+
+
+def test_a_node_that_never_starts_a_run_is_an_error(cluster: Any) -> None:
+    broken: Any = EndsWhereItArrives()
+    with ray_runner.ray_runner(
+        cluster.address, frameworks=["fake"], threads=1, device="cpu", execute=broken
+    ) as runner:
+        runner.submit(TrainJob("fake", ModelSpec("mlp"), TrainConfig(), threads=1))
+        with pytest.raises(FrameworkError, match=r"The node .+ starts no runs"):
+            runner.wait(lambda *_: None)
 
 
 # --- What is said before any run starts --------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("address", "error", "said"),
-    [
-        ("ray://127.0.0.1:9", FrameworkError, "There is no Ray cluster at ray://127.0.0.1:9 (Conn"),
-        ("127.0.0.1:9", FrameworkError, "Start one with 'ray start --head'"),
-        ("http://127.0.0.1", UsageError, "address must be auto, local, ray://HOST:PORT or HOST"),
-        ("nowhere", UsageError, "not 'nowhere'"),
-        ("ray://a:b", UsageError, "not 'ray://a:b'"),
-    ],
-)
-def test_an_address_without_a_cluster_is_named(
-    address: str, error: type[Exception], said: str
-) -> None:
-    with pytest.raises(error) as caught, ray_cluster.connected(address, []):
-        pass
-    assert said in str(caught.value)
-
-
-def test_without_ray_the_extra_is_named(
-    mnist: Mnist, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
-    outcome = mnist("train", "--framework", "fake", "--runner", "ray", "--results-dir", tmp_path)
-    assert outcome.exit_code == 1
-    assert outcome.stderr.endswith("pip install 'mnist-cli[cluster]'\n")
 
 
 def test_another_version_of_ray_is_named(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,29 +399,3 @@ def test_more_cores_or_gpus_than_a_node_has_are_named(mnist: Mnist, on_cluster: 
     assert cores.exit_code == 1
     assert "No node of the cluster has 2 cores for a run." in cores.stderr
     assert len(cores.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--runner", "slurm"], "Unknown runner 'slurm'. Choose from process, ray."),
-        (["--address", "local"], "give --runner ray too"),
-        (["--share-nodes"], "give --runner ray too"),
-        (["--runner", "ray", "--quiet-machine"], "leave --quiet-machine out"),
-        (["--runner", "ray", "--gpus-per-run", "1"], "give --device cuda"),
-        (["--runner", "ray", "--gpus-per-run", "0", "--device", "cuda"], "GPUs per run must be"),
-        (["--runner", "ray", "--threads", "0"], "threads must be from 1 to 1024, not 0."),
-    ],
-)
-def test_options_that_do_not_fit_together_are_refused(
-    mnist: Mnist, options: list[str], said: str
-) -> None:
-    outcome = mnist("compare", "--framework", "fake", *options)
-    assert outcome.exit_code == 2
-    assert said in outcome.stderr
-
-
-def test_a_job_from_a_node_names_the_files_that_are_here(small_data: Path) -> None:
-    job = TrainJob("fake", ModelSpec("mlp"), TrainConfig(), 1, "a", files={"a": "b"})
-    assert process.read_job(process.job_json(job)).local("a") == "b"
-    assert job.local("c") == "c"
