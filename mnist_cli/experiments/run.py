@@ -32,7 +32,7 @@ _OLDER_SETTINGS: dict[str, Any] = {
     "runner": "process",
     "timing": "exclusive",
 }
-_SAVING_FACTOR = 10  # at most a tenth of a driver's time goes into writing, if that may wait
+_SAVING_FACTOR = 4  # at most a fifth of a driver's time goes into writing, if that may wait
 # What a run is on and of, by which the runs of one experiment on one machine are equal.
 _SAME_MACHINE = ("cpu", "cores", "os", "python", "data_sha256")
 _SAME_DATA = ("data_sha256",)
