@@ -27,6 +27,7 @@ ACTIVATIONS = ("relu", "sigmoid")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ROTATIONS = ("auto", "0", "90", "180", "270")  # degrees clockwise by which a picture is turned
 PRECISIONS = ("float32", "tf32", "bfloat16")
+RUNNERS = ("process", "ray")  # on this machine, or on a cluster
 LR_SCALINGS = ("none", "linear", "sqrt")
 
 

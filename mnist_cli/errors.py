@@ -8,11 +8,13 @@ line and exits with ``exit_code``; anything that is not a `MnistError` is a defe
 class MnistError(Exception):
     """Base of all expected errors: the run failed (exit code 1).
 
-    ``details`` is what a failed process printed; ``--debug`` shows it.
+    ``details`` is what a failed process printed; ``--debug`` shows it. ``was_killed`` says that it
+    was killed from outside, as by a system without free memory: it may succeed elsewhere.
     """
 
     exit_code = 1
     details = ""
+    was_killed = False
 
 
 class UsageError(MnistError):

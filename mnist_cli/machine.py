@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -46,6 +47,9 @@ _INSTRUCTION_SETS = {
 _BFLOAT16_SETS = [name for name, flags in _INSTRUCTION_SETS.items() if "bf16" in flags] + [
     "AVX512_CORE_AMX_FP16"
 ]
+
+# A node so much slower than its kind in a short probe is named.
+SLOW_SHARE = 0.2
 
 _PROCESS = Path("/proc/self")
 
@@ -146,6 +150,52 @@ def describe_machine() -> dict[str, Any]:
         "mnist_cli": version_of("mnist-cli"),
         "git_commit": _git_commit(),
     }
+
+
+def machine_kind(environment: Mapping[str, Any]) -> str:
+    """Return what makes two machines one kind, from what `describe_machine` said of one.
+
+    Processor, cores, vector instructions and GPUs: ``Xeon, 8 cores, AVX2``. Runs that name no
+    ``node`` of a cluster were all on one machine, whatever an older record leaves out of it.
+    """
+    if "node" not in environment:
+        return ""
+    cores = environment.get("cores")
+    parts = [environment["cpu"], cores and f"{cores} cores", environment.get("cpu_isa")]
+    return ", ".join(filter(None, [*parts, *(environment.get("gpus") or [])]))
+
+
+def probe_seconds() -> float:
+    """Return how long a fixed piece of work takes on one core: the best of some, 0.2 s in all.
+
+    Matrix products and plain Python: what all runs need, on every kind of machine.
+    """
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    matrix = np.linspace(0.0, 1.0, 192 * 192, dtype=np.float32).reshape(192, 192)
+    best = float("inf")
+    with threadpool_limits(1):
+        for _ in range(12):
+            began = time.perf_counter()
+            for _ in range(20):
+                _ = matrix @ matrix
+            sum(range(100_000))
+            best = min(best, time.perf_counter() - began)
+    return best
+
+
+def slow_nodes(probes: Mapping[str, float]) -> dict[str, float]:
+    """Return which nodes of one kind are slower than the others, and by what share (0-1).
+
+    ``probes`` are their `probe_seconds` by name. The usual time is the median or, of two in the
+    middle, the shorter.
+    """
+    if not probes:
+        return {}
+    usual = sorted(probes.values())[(len(probes) - 1) // 2]
+    slower = {node: 1 - usual / seconds for node, seconds in probes.items()}
+    return {node: share for node, share in slower.items() if share > SLOW_SHARE}
 
 
 def variables() -> dict[str, str]:

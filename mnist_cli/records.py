@@ -59,7 +59,9 @@ class RunRecord:
     with ``patience``, the best; None in older records, where it is the last. ``started_from`` is
     the model file from which the training went on, if any. ``line`` is the network's line of layers
     and ``operations`` what a prediction computes per image; ``conditions`` is what the machine did
-    from the warm-up to the last evaluation. All three are None in older records.
+    from the warm-up to the last evaluation. All three are None in older records. ``timing`` is
+    ``shared`` if other runs were on the machine at the same time, so that only accuracy counts;
+    ``retries`` counts how often the run was begun before, on nodes that were lost.
     """
 
     framework: str
@@ -98,6 +100,8 @@ class RunRecord:
     conditions: Conditions | None = None
     line: str | None = None
     operations: int | None = None
+    timing: str = "exclusive"
+    retries: int = 0
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:

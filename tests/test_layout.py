@@ -25,6 +25,7 @@ LONG_FUNCTIONS = {
     "api/comparing.py sweep_batch": "the same",
     "api/training.py train": "a keyword for each option of the command, and their documentation",
     "cli/predict.py predict": "an argument for each option, handed on one by one",
+    "cli/sweep_batch.py sweep_batch": "the same",
     "cli/train.py train": "an argument for each option, handed on one by one",
 }
 
@@ -52,6 +53,12 @@ def test_only_its_adapter_imports_a_framework(path: Path) -> None:
     for module in imported(path):
         framework = FRAMEWORKS.get(module.partition(".")[0])
         assert framework is None or name_of(path).startswith(f"adapters/{framework}_"), module
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_only_one_file_imports_ray(path: Path) -> None:
+    if name_of(path) != "runners/ray_cluster.py":
+        assert not [module for module in imported(path) if module.partition(".")[0] == "ray"]
 
 
 @pytest.mark.parametrize("path", modules(PACKAGE / "scratch"), ids=name_of)

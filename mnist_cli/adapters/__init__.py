@@ -52,6 +52,15 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_entries()))
 
 
+def is_installed(name: str) -> bool:
+    """Return whether there is an adapter of that name and its framework, without importing it."""
+    entry = _entries().get(name)
+    if entry is None:
+        return False
+    is_ours = entry.value.startswith(f"{__name__}.")
+    return not is_ours or find_spec(name) is not None
+
+
 def load(name: str) -> Adapter:
     """Import and return an adapter, and with it its framework.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,12 @@ from mnist_cli.api.arguments import (
     Paths,
     checked_batch_sizes,
     checked_device,
-    checked_threads,
     checks_arguments,
     resolve_archs,
     resolve_frameworks,
     results_folder,
 )
+from mnist_cli.api.places import Place
 from mnist_cli.config import (
     LR_SCALINGS,
     NETWORKS,
@@ -63,6 +63,10 @@ def compare(
     results_dir: PathLike | None = None,
     timeout: float | None = None,
     quiet_machine: bool = False,
+    runner: str = "process",
+    address: str | None = None,
+    share_nodes: bool = False,
+    gpus_per_run: int | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Comparison:
@@ -74,7 +78,13 @@ def compare(
     does what is missing. Runs that fail or take longer than ``timeout`` seconds are ``failures``.
     With ``quiet_machine`` each run waits, up to 5 minutes, until others take no more than 5% of the
     cores; one during which they took more is repeated once.
+
+    With ``runner`` ``ray`` the runs are on the nodes of the Ray cluster at ``address``: ``auto``
+    (the default), ``local`` or ``ray://HOST:PORT``. A node has one run at a time, one for each
+    ``gpus_per_run`` of its GPUs or, with ``share_nodes``, as many as it has cores for: then speed
+    is not compared. ``threads`` are by default those that every node has.
     """
+    place = Place(runner, address, share_nodes, gpus_per_run, threads, device, quiet_machine)
     frameworks = resolve_frameworks(framework)
     networks = resolve_archs(arch, activation=activation, arch_file=arch_file)
     folder = results_folder(results_dir, resume=resume)
@@ -91,7 +101,7 @@ def compare(
             augment=augment,
             precision=precision,
         ),
-        threads=checked_threads(threads),
+        threads=1,  # those of the place, once it is known
         dataset=os.fspath(dataset),
         limit=limit,
         device=checked_device(device),
@@ -104,7 +114,7 @@ def compare(
         activation=activation,
         folder=folder,
         timeout=timeout,
-        quiet_machine=quiet_machine,
+        place=place,
         resume=resume,
         progress=progress,
     )
@@ -133,6 +143,10 @@ def sweep_batch(
     results_dir: PathLike | None = None,
     timeout: float | None = None,
     quiet_machine: bool = False,
+    runner: str = "process",
+    address: str | None = None,
+    share_nodes: bool = False,
+    gpus_per_run: int | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Comparison:
@@ -141,6 +155,7 @@ def sweep_batch(
     ``learning_rate`` is the peak at a batch of 64; ``lr_scaling`` (``none``, ``linear`` or
     ``sqrt``) says how it follows the batch size. The rest is as in `compare`.
     """
+    place = Place(runner, address, share_nodes, gpus_per_run, threads, device, quiet_machine)
     frameworks = resolve_frameworks(framework)
     networks = resolve_archs(arch, activation=activation, arch_file=arch_file)
     require_choice("learning-rate scaling", lr_scaling, LR_SCALINGS)
@@ -156,7 +171,7 @@ def sweep_batch(
             augment=augment,
             precision=precision,
         ),
-        threads=checked_threads(threads),
+        threads=1,  # those of the place, once it is known
         dataset=os.fspath(dataset),
         limit=limit,
         device=checked_device(device),
@@ -169,7 +184,7 @@ def sweep_batch(
         activation=activation,
         folder=folder,
         timeout=timeout,
-        quiet_machine=quiet_machine,
+        place=place,
         resume=resume,
         progress=progress,
     )
@@ -183,7 +198,7 @@ def _run_experiment(
     activation: str,
     folder: Path | None,
     timeout: float | None,
-    quiet_machine: bool,
+    place: Place,
     resume: bool,
     progress: bool,
 ) -> Comparison:
@@ -196,17 +211,22 @@ def _run_experiment(
     if timeout is not None and not 0 < timeout <= _MAX_TIMEOUT_SECONDS:
         raise UsageError(f"timeout must be from above 0 to 1000000 seconds, not {timeout:g}.")
     jobs = plan_jobs(template, **plan)
-    with TrainingProgress(
-        [operation_count(job.spec) for job in jobs], is_shown=progress
-    ) as observer:
+    with (
+        TrainingProgress(
+            [operation_count(job.spec) for job in jobs], is_shown=progress
+        ) as observer,
+        place.opened(plan["frameworks"], timeout=timeout, note=observer.note) as (runner, threads),
+    ):
+        template = replace(template, threads=threads)
         document = run_jobs(
-            jobs,
+            plan_jobs(template, **plan),
             path=None if folder is None else folder / f"{name}.json",
-            settings=_settings(template, activation, plan),
+            settings=_settings(template, activation, plan) | place.settings(),
             observer=observer,
             resume=resume,
             timeout_seconds=timeout,
-            quiet_machine=quiet_machine,
+            quiet_machine=place.quiet_machine,
+            runner=runner,
         )
     if folder is None:
         return Comparison(document)
@@ -220,7 +240,7 @@ def _settings(template: TrainJob, activation: str, plan: dict[str, Any]) -> dict
     """Return what must be equal for an experiment to be resumed."""
     job = asdict(template)
     config = job.pop("config")
-    for of_one_run in ("framework", "spec", "checkpoint", "resume"):
+    for of_one_run in ("framework", "spec", "checkpoint", "resume", "files"):
         del job[of_one_run]
     networks: list[ModelSpec] = plan["networks"]
     named = {

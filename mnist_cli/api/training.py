@@ -18,12 +18,14 @@ from mnist_cli.api.arguments import (
     resolve_archs,
     results_folder,
 )
+from mnist_cli.api.places import Place
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, UsageError
 from mnist_cli.records import RunRecord, require_writable, write_json
-from mnist_cli.runners.base import EvaluateJob, TrainJob
+from mnist_cli.runners.base import EvaluateJob, Runner, TrainJob
 
 if TYPE_CHECKING:
+    from mnist_cli.reporting.console import TrainingProgress
     from mnist_cli.training.checkpoint import Checkpoint
     from mnist_cli.training.evaluation import Evaluation
 
@@ -56,6 +58,9 @@ def train(
     limit: int | None = None,
     from_model: PathLike | None = None,
     results_dir: PathLike | None = None,
+    runner: str = "process",
+    address: str | None = None,
+    gpus_per_run: int | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> RunRecord:
@@ -66,14 +71,16 @@ def train(
     on from the model's last epoch. ``from_model`` is a finished model to start from: a file, a name
     in the models of ``results_dir``, or ``pretrained``. Then network, label smoothing,
     augmentation and rejection are the model's, the learning rate is `TUNING_RATE`, and MNIST is
-    mixed with the data set; see `data.split.mix`. Raises `UsageError` for a wrong argument,
+    mixed with the data set; see `data.split.mix`. ``runner``, ``address`` and ``gpus_per_run`` are
+    as in `compare`: a node of a cluster trains. Raises `UsageError` for a wrong argument,
     `CheckpointError`, `DataError`, `FrameworkError` or `DivergedError` if the run fails.
     """
     from mnist_cli import adapters
     from mnist_cli.names import model_name
     from mnist_cli.reporting.console import TrainingProgress
-    from mnist_cli.runners import process
+    from mnist_cli.runners.process import ProcessRunner
 
+    place = Place(runner, address, False, gpus_per_run, threads, device)
     framework = adapters.resolve(framework)
     folder = results_folder(results_dir, resume=resume)
     origin_path, origin = _origin(from_model, folder)
@@ -99,7 +106,7 @@ def train(
             reject=reject or (origin is not None and origin.config.reject),
             precision=precision,
         ),
-        threads=checked_threads(threads),
+        threads=1,  # those of the place, once it is known
         dataset=os.fspath(dataset),
         limit=limit,
         device=checked_device(device),
@@ -111,9 +118,12 @@ def train(
         job = replace(job, checkpoint=str(model_path))
         _require_other_file(job)
         require_writable(folder)
-    with TrainingProgress([1], is_shown=progress) as shown:
-        shown.start_run(model_name(framework, spec.arch, spec.activation))
-        result = process.run(job, shown.on_event)
+    label = model_name(framework, spec.arch, spec.activation)
+    with (
+        TrainingProgress([1], is_shown=progress) as shown,
+        place.opened([framework], timeout=None, note=shown.note) as (executor, cores),
+    ):
+        result = _executed(replace(job, threads=cores), executor or ProcessRunner(), shown, label)
     record = RunRecord.from_json(result)
     if folder is not None:
         from mnist_cli.reporting.charts import training
@@ -121,6 +131,20 @@ def train(
         write_json(record_path, result)
         training.draw(record, chart_path)
     return record
+
+
+def _executed(job: TrainJob, runner: Runner, shown: TrainingProgress, label: str) -> dict[str, Any]:
+    """Return the result of one job, and show its progress."""
+
+    def on_event(_: int, event: dict[str, Any]) -> None:
+        if event["event"] == "started":
+            node = event.get("node")
+            shown.start_run(f"{label} on {node}" if node else label, run=0)
+        else:
+            shown.on_event(event)
+
+    runner.submit(job)
+    return runner.wait(on_event).value()
 
 
 def training_files(folder: Path, stem: str) -> tuple[Path, Path, Path]:

@@ -14,6 +14,7 @@ from mnist_cli.config import (
     NETWORKS,
     PRECISIONS,
     ROTATIONS,
+    RUNNERS,
     TrainConfig,
 )
 
@@ -169,3 +170,25 @@ QuietMachine = Annotated[
 ]
 ResumeRuns = Annotated[bool, typer.Option("--resume", help="Do only the runs that are missing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Runner = Annotated[
+    str,
+    choice(help="process: on this machine. ray: on the nodes of a cluster.", values=RUNNERS),
+]
+Address = Annotated[
+    str | None,
+    choice(
+        help="Of the Ray cluster: auto, local (one for this call), ray://HOST:PORT or HOST:PORT.",
+        values=("auto", "local", "ray://"),
+        show_default="auto",
+    ),
+]
+ShareNodes = Annotated[
+    bool,
+    typer.Option(
+        "--share-nodes", help="Several runs at a time on a node: for accuracy, not for speed."
+    ),
+]
+GpusPerRun = Annotated[
+    int | None,
+    typer.Option(help="GPUs of a node that each run has.", show_default="1 with --device cuda"),
+]

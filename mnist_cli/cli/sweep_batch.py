@@ -42,6 +42,10 @@ def sweep_batch(
     results_dir: options.ResultsDir = RESULTS,
     timeout: options.Timeout = None,
     quiet_machine: options.QuietMachine = False,
+    runner: options.Runner = "process",
+    address: options.Address = None,
+    share_nodes: options.ShareNodes = False,
+    gpus_per_run: options.GpusPerRun = None,
     resume: options.ResumeRuns = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -69,6 +73,10 @@ def sweep_batch(
         results_dir=results_dir,
         timeout=timeout,
         quiet_machine=quiet_machine,
+        runner=runner,
+        address=address,
+        share_nodes=share_nodes,
+        gpus_per_run=gpus_per_run,
         resume=resume,
     )
     finish_experiment(comparison, results_dir, as_json=as_json)

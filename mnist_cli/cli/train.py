@@ -55,6 +55,9 @@ def train(
     ] = None,
     limit: options.Limit = None,
     results_dir: options.ResultsDir = RESULTS,
+    runner: options.Runner = "process",
+    address: options.Address = None,
+    gpus_per_run: options.GpusPerRun = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -85,6 +88,9 @@ def train(
         limit=limit,
         from_model=from_model,
         results_dir=results_dir,
+        runner=runner,
+        address=address,
+        gpus_per_run=gpus_per_run,
         resume=resume,
     )
     if as_json:

@@ -15,6 +15,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mnist_cli.data import folders, idx, npz
 from mnist_cli.data.dataset import PARTS, Dataset, OnProgress, from_arrays, idx_sha256
@@ -59,6 +62,27 @@ def load_dataset(name_or_path: str = "mnist", *, on_progress: OnProgress | None 
 def labels_of(name: str) -> str:
     """Return what the labels of the dataset with this name stand for."""
     return f"the classes of {name}" if name in _TORCHVISION_CLASSES else "digits"
+
+
+def save_copy(dataset: Dataset, path: Path) -> None:
+    """Write a dataset as one ``.npz`` file, for `load_copy` on another machine."""
+    arrays: dict[str, Any] = {
+        "x_train": dataset.train_images,
+        "y_train": dataset.train_labels.astype(np.uint8),
+        "x_test": dataset.test_images,
+        "y_test": dataset.test_labels.astype(np.uint8),
+    }
+    np.savez(path, **arrays)
+
+
+def load_copy(name_or_path: str, path: Path) -> Dataset:
+    """Return the dataset that `load_dataset` would, from the copy of it at ``path``.
+
+    Raises `DataError` for a damaged copy.
+    """
+    with _os_errors_as_data_errors(path):
+        dataset = from_arrays(name_or_path, npz.read_archive(path), source=str(path))
+    return replace(dataset, shows_digits=name_or_path not in _TORCHVISION_CLASSES)
 
 
 def fetch(name_or_path: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mnist_cli.conditions import DISTURBING_SHARE
 from mnist_cli.experiments.statistics import same_device
-from mnist_cli.machine import emulates_bfloat16
+from mnist_cli.machine import emulates_bfloat16, machine_kind, slow_nodes
 from mnist_cli.names import framework_name, plural
 from mnist_cli.records import RunRecord
 
@@ -43,6 +43,9 @@ def machine_warnings(records: Sequence[RunRecord]) -> list[str]:
         *_disturbances(records),
         *_throttling(records),
         *_gpu_sharing(records),
+        *_node_sharing(records),
+        *_kinds_of_machine(records),
+        *_slow_nodes(records),
     ]
 
 
@@ -139,6 +142,33 @@ def _gpu_sharing(records: Sequence[RunRecord]) -> list[str]:
     if not shared:
         return []
     return [f"other processes were on the GPU during {_part(shared, records)}"]
+
+
+def _node_sharing(records: Sequence[RunRecord]) -> list[str]:
+    shared = [record for record in records if record.timing == "shared"]
+    if not shared:
+        return []
+    return [f"other runs were on the machine during {_part(shared, records)}: compare no speed"]
+
+
+def _kinds_of_machine(records: Sequence[RunRecord]) -> list[str]:
+    kinds = {machine_kind(record.environment) for record in records}
+    if len(kinds) < 2:
+        return []
+    return [f"times and speeds are means over {len(kinds)} kinds of machine"]
+
+
+def _slow_nodes(records: Sequence[RunRecord]) -> list[str]:
+    probes: dict[str, dict[str, float]] = {}
+    for environment in (record.environment for record in records):
+        if "probe_seconds" in environment:
+            nodes = probes.setdefault(machine_kind(environment), {})
+            nodes[environment["node"]] = environment["probe_seconds"]
+    return [
+        f"the node {name} is {share:.0%} slower than its kind in a short probe"
+        for nodes in probes.values()
+        for name, share in slow_nodes(nodes).items()
+    ]
 
 
 def _most(shares: Sequence[float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,24 +22,35 @@ from mnist_cli.experiments.quiet import run_quietly
 from mnist_cli.machine import describe_machine
 from mnist_cli.records import RunRecord, require_writable, write_json
 from mnist_cli.runners import process
-from mnist_cli.runners.base import TrainJob
+from mnist_cli.runners.base import Job, OnEvent, Runner, TrainJob
 from mnist_cli.training import recipe
 
 # Settings that older documents do not name, as they were then.
-_OLDER_SETTINGS: dict[str, Any] = {"activation": "relu", "lines": {}}
+_OLDER_SETTINGS: dict[str, Any] = {
+    "activation": "relu",
+    "lines": {},
+    "runner": "process",
+    "timing": "exclusive",
+}
+_SAVING_FACTOR = 4  # at most a fifth of a driver's time goes into writing, if that may wait
+# What a run is on and of, by which the runs of one experiment on one machine are equal.
+_SAME_MACHINE = ("cpu", "cores", "os", "python", "data_sha256")
+_SAME_DATA = ("data_sha256",)
 
 
 class Observer(Protocol):
     """Receives the progress of the runs, for example `console.TrainingProgress`."""
 
-    def start_run(self, label: str) -> None:
-        """Called when a run begins."""
+    def start_run(self, label: str, *, run: int | None = None) -> None:
+        """Called when a run begins; ``run`` is its number in the plan, by default the next."""
 
-    def on_event(self, event: Mapping[str, Any]) -> None:
-        """Called with each event of the current run."""
+    def on_event(self, event: Mapping[str, Any], *, run: int | None = None) -> None:
+        """Called with each event of a run, by default of the one that began last."""
 
-    def finish_run(self, record: RunRecord | None = None, *, failure: str = "") -> None:
-        """Called when the current run has ended: with a record, or with why it failed."""
+    def finish_run(
+        self, record: RunRecord | None = None, *, failure: str = "", run: int | None = None
+    ) -> None:
+        """Called when a run has ended: with a record, or with why it failed."""
 
     def note(self, text: str) -> None:
         """Called with a message for the user."""
@@ -53,23 +65,26 @@ def run_jobs(
     resume: bool = False,
     timeout_seconds: float | None = None,
     quiet_machine: bool = False,
+    runner: Runner | None = None,
 ) -> dict[str, Any]:
-    """Execute the jobs one at a time and return the document, also written to ``path`` if given.
+    """Execute the jobs and return the document, also written to ``path`` if given.
 
-    After each run the document so far is written to a ``.partial.json`` file beside ``path``; with
-    ``resume`` the runs found there are not repeated. With ``quiet_machine`` a run is executed as
-    `quiet.run_quietly` says. A run whose framework is missing, crashes, hangs or diverges becomes a
-    failure and the others go on; any other error would occur in every run, and is raised. Raises
-    `RecordError` if the experiment to resume had other ``settings``, and `OutputError` if another
-    experiment is running in the folder.
+    Without ``runner`` that is on this machine, one at a time, each stopped after
+    ``timeout_seconds`` and, with ``quiet_machine``, as `quiet.run_quietly` says. After each run the
+    document so far is written to a ``.partial.json`` file beside ``path``; with ``resume`` the runs
+    found there are not repeated. A run whose framework is missing, crashes, hangs or diverges
+    becomes a failure and the others go on; any other error would occur in every run, and is raised.
+    Raises `RecordError` if the experiment to resume had other ``settings``, and `OutputError` if
+    another experiment is running in the folder.
     """
     data_sha256 = _require_possible(jobs)
-    measure = functools.partial(
-        _measure, observer=observer, timeout_seconds=timeout_seconds, quiet_machine=quiet_machine
-    )
-    execute = functools.partial(
-        _execute, jobs, settings=settings, observer=observer, measure=measure
-    )
+    if runner is None:
+        runner = process.ProcessRunner(
+            functools.partial(_run_quietly, observer=observer, timeout_seconds=timeout_seconds)
+            if quiet_machine
+            else functools.partial(process.run, timeout_seconds=timeout_seconds)
+        )
+    execute = functools.partial(_execute, jobs, settings=settings, observer=observer, runner=runner)
     if path is None:
         return execute({}, save=lambda _: None)
     partial = path.with_suffix(".partial.json")
@@ -98,48 +113,103 @@ def _execute(
     *,
     settings: Mapping[str, Any],
     observer: Observer,
-    measure: Callable[[TrainJob], RunRecord],
+    runner: Runner,
     save: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Execute the jobs that are not ``finished``; ``save`` gets the document after each run."""
+    """Execute the jobs that are not ``finished``; ``save`` gets the document as it grows."""
     failures: list[dict[str, Any]] = []
+
+    def write() -> dict[str, Any]:
+        document = build_document(jobs, finished, failures, settings)
+        save(document)
+        return document
+
+    runs: dict[int, int] = {}  # places in the plan, by the runner's handle
     limits: set[str] = set()
-    document = build_document(jobs, finished, failures, settings)
-    save(document)
-    for job in jobs:
-        observer.start_run(job_label(job, jobs))
-        record = finished.get(job_key(job))
-        failure = ""
-        if record is None:
-            try:
-                record = finished[job_key(job)] = measure(job)
-            except (FrameworkError, DivergedError) as error:
-                failure = str(error)
-                names = ("framework", "arch", "batch_size", "seed")
-                cell = dict(zip(names, job_key(job), strict=True))
-                failures.append(cell | {"error": failure})
-            document = build_document(jobs, finished, failures, settings)
-            save(document)
-        observer.finish_run(record, failure=failure)
+
+    def finish(run: int, record: RunRecord | None, failure: str = "") -> None:
+        observer.finish_run(record, failure=failure, run=run)
         for text in library_limits([record] if record else []):
             if text not in limits:
                 limits.add(text)
                 observer.note(f"Warning: {text}.")
-    return document
+
+    def on_event(handle: int, event: dict[str, Any]) -> None:
+        run = runs[handle]
+        if event["event"] == "started":
+            node = event.get("node")
+            label = job_label(jobs[run], jobs)
+            observer.start_run(f"{label} on {node}" if node else label, run=run)
+        else:
+            observer.on_event(event, run=run)
+
+    with _Growing(write, may_skip=not isinstance(runner, process.ProcessRunner)) as growing:
+        for run, job in enumerate(jobs):
+            if job_key(job) in finished:
+                observer.start_run(job_label(job, jobs), run=run)
+                finish(run, finished[job_key(job)])
+            else:
+                runs[runner.submit(job)] = run
+        for _ in range(len(runs)):
+            outcome = runner.wait(on_event)
+            run = runs[outcome.handle]
+            key = job_key(jobs[run])
+            record, failure = None, ""
+            try:
+                record = finished[key] = RunRecord.from_json(outcome.value())
+            except (FrameworkError, DivergedError) as error:
+                failure = str(error)
+                names = ("framework", "arch", "batch_size", "seed")
+                failures.append(dict(zip(names, key, strict=True)) | {"error": failure})
+            growing.update()
+            finish(run, record, failure)
+    return growing.document
 
 
-def _measure(
-    job: TrainJob, *, observer: Observer, timeout_seconds: float | None, quiet_machine: bool
-) -> RunRecord:
-    """Execute a job and return its record."""
+class _Growing:
+    """The document of an experiment, written after each run and at the end of the block.
+
+    With ``may_skip`` less often while that would take more than a part of the time: with thousands
+    of runs a document takes seconds, and on a cluster several end in each. A killed driver then
+    loses the last seconds of them, and does these again.
+    """
+
+    def __init__(self, write: Callable[[], dict[str, Any]], *, may_skip: bool) -> None:
+        self._write_document = write
+        self._may_skip = may_skip
+        self._write()
+
+    def __enter__(self) -> _Growing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_behind:
+            self._write()
+
+    def update(self) -> None:
+        """Write the document, now or with a later run."""
+        elapsed = time.monotonic() - self._written_at
+        self._is_behind = self._may_skip and elapsed < _SAVING_FACTOR * self._seconds
+        if not self._is_behind:
+            self._write()
+
+    def _write(self) -> None:
+        began = time.monotonic()
+        self.document = self._write_document()
+        self._written_at = time.monotonic()
+        self._seconds = self._written_at - began
+        self._is_behind = False
+
+
+def _run_quietly(
+    job: Job, on_event: OnEvent, *, timeout_seconds: float | None, observer: Observer
+) -> dict[str, Any]:
+    """Execute a job in a quiet moment of this machine and return its record as JSON."""
 
     def execute() -> RunRecord:
-        result = process.run(job, observer.on_event, timeout_seconds=timeout_seconds)
-        return RunRecord.from_json(result)
+        return RunRecord.from_json(process.run(job, on_event, timeout_seconds=timeout_seconds))
 
-    if quiet_machine:
-        return run_quietly(execute, observer, uses_gpu=job.device != "cpu")
-    return execute()
+    return run_quietly(execute, observer, uses_gpu=job.device != "cpu").to_json()
 
 
 def _require_possible(jobs: Sequence[TrainJob]) -> str:
@@ -171,8 +241,9 @@ def _finished(
                 "the same settings, or leave --resume out to start anew."
             )
     here = describe_machine() | {"data_sha256": data_sha256}
+    names = _SAME_DATA if settings.get("runner") == "ray" else _SAME_MACHINE
     for record in records_of(document):
-        for name in ("cpu", "cores", "os", "python", "data_sha256"):
+        for name in names:
             if record.environment[name] != here[name]:
                 raise RecordError(
                     f"Cannot resume {found}: its runs had {name} {record.environment[name]}, "

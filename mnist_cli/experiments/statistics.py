@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeAlias
 
+from mnist_cli.machine import machine_kind
 from mnist_cli.records import ACCURACY_MARKS, RunRecord
 
+Pair: TypeAlias = tuple[RunRecord, RunRecord]  # of one seed
 SIGNIFICANCE = 0.05
 _STATISTICS = (
     "test_accuracy",
@@ -79,25 +81,37 @@ def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     ``mcnemar`` has, for each seed, the number of images that only one of the two got wrong and the
     p-value. ``faster`` and ``more_accurate`` name the significantly better one, or are None; see
     `_add_verdicts`. ``devices`` are those of the two; neither is faster if only one is a CPU.
+
+    Speed is compared within a kind of machine: ``speed_ratio`` is of the kind with the most pairs,
+    and if there are several, ``machines`` has each. Neither is faster if no pair was on one kind,
+    when ``machines`` is empty, or if runs shared a machine, when there is ``timing``.
     """
     rows = []
     for arch, first, second in _pairs(runs, lambda run: run.arch, lambda run: run.framework):
         pairs = _by_seed(first, second)
         if not pairs:
             continue
-        speed = _ratio([one.images_per_second / other.images_per_second for one, other in pairs])
         names = (first[0].framework, second[0].framework)
         devices = [str(runs[0].environment.get("device", "cpu")) for runs in (first, second)]
-        is_faster = _excludes(speed, 1) and same_device(devices)
+        machines = _machines(pairs)
+        shared = _shared(pairs)
+        can_tell = same_device(devices) and bool(machines) and not shared
+        for machine in machines:
+            is_faster = can_tell and _excludes(machine["speed_ratio"], 1)
+            difference = machine["speed_ratio"]["ratio"] - 1
+            machine["faster"] = _winner(names, difference, significant=is_faster)
+        main = machines[0] if machines else {"speed_ratio": _speed_ratio(pairs), "faster": None}
         rows.append(
             {
                 "arch": arch,
                 "first": names[0],
                 "second": names[1],
                 "n": len(pairs),
-                "speed_ratio": speed,
+                "speed_ratio": main["speed_ratio"],
                 "devices": devices,
-                "faster": _winner(names, speed["ratio"] - 1, significant=is_faster),
+                "faster": main["faster"],
+                **({} if len(machines) == 1 else {"machines": machines}),
+                **shared,
                 **_accuracies(pairs),
             }
         )
@@ -110,6 +124,8 @@ def compare_architectures(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     The CNN comes before the MLP, others in the order of the runs. ``accuracy_points``, ``mcnemar``
     and ``more_accurate`` are as in `compare_frameworks`; ``seconds_ratio``, ``parameters_ratio``
     and ``operations_ratio`` (None if not known) are those of ``first`` over those of ``second``.
+    ``seconds_ratio`` is of runs on one kind of machine, where there are such; ``timing`` is there
+    if runs shared a machine.
     """
     rows = []
     for framework, *both in _pairs(runs, lambda run: run.framework, lambda run: run.arch):
@@ -125,18 +141,58 @@ def compare_architectures(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
                 "first": one.arch,
                 "second": other.arch,
                 "n": len(pairs),
-                "seconds_ratio": _ratio([a.train_seconds / b.train_seconds for a, b in pairs]),
+                "seconds_ratio": _ratio(
+                    [a.train_seconds / b.train_seconds for a, b in _most_alike(pairs)]
+                ),
                 "parameters_ratio": one.parameters / other.parameters,
                 "operations_ratio": operations[0] / operations[1]
                 if operations[0] and operations[1]
                 else None,
+                **_shared(pairs),
                 **_accuracies(pairs),
             }
         )
     return _add_verdicts(rows)
 
 
-def _accuracies(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> dict[str, Any]:
+def _machines(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Return ``n`` and ``speed_ratio`` on each kind of ``machine``, most pairs first.
+
+    Pairs whose runs were on different kinds do not count.
+    """
+    return [
+        {"machine": kind, "n": len(alike), "speed_ratio": _speed_ratio(alike)}
+        for kind, alike in _alike(pairs)
+    ]
+
+
+def _alike(pairs: Sequence[Pair]) -> list[tuple[str, list[Pair]]]:
+    """Return the pairs whose runs were on one kind of machine, by kind, most pairs first."""
+    kinds: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        kind, other = (machine_kind(run.environment) for run in pair)
+        if kind == other:
+            kinds.setdefault(kind, []).append(pair)
+    return sorted(kinds.items(), key=lambda item: -len(item[1]))
+
+
+def _most_alike(pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """Return the pairs of the kind of machine that has most of them, or all if none has any."""
+    alike = _alike(pairs)
+    return alike[0][1] if alike else pairs
+
+
+def _shared(pairs: Sequence[Pair]) -> dict[str, str]:
+    """Return ``timing`` if any run had other runs beside it, or nothing."""
+    is_shared = any(run.timing == "shared" for pair in pairs for run in pair)
+    return {"timing": "shared"} if is_shared else {}
+
+
+def _speed_ratio(pairs: Sequence[Pair]) -> dict[str, Any]:
+    return _ratio([one.images_per_second / other.images_per_second for one, other in pairs])
+
+
+def _accuracies(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return the difference in accuracy of runs that are paired by seed, and its tests."""
     gains = [100 * (one.test_accuracy - other.test_accuracy) for one, other in pairs]
     tests = [_mcnemar(one, other) for one, other in pairs]
@@ -194,9 +250,7 @@ def _pairs(
             yield group, first, second
 
 
-def _by_seed(
-    first: Iterable[RunRecord], second: Iterable[RunRecord]
-) -> list[tuple[RunRecord, RunRecord]]:
+def _by_seed(first: Iterable[RunRecord], second: Iterable[RunRecord]) -> list[Pair]:
     others = {run.seed: run for run in second}
     return [(run, others[run.seed]) for run in first if run.seed in others]
 

@@ -21,6 +21,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -53,8 +54,11 @@ class TrainingProgress:
         """``costs`` are the relative durations of the runs; ``is_shown`` False shows nothing."""
         self._console = stderr() if is_shown else Console(quiet=True)
         self._costs = costs
+        self._shares = [0.0] * len(costs)  # how much of each run is done
+        self._labels: dict[int, str] = {}  # of the runs at work, by their number in the plan
+        self._bars: dict[int, TaskID] = {}
+        self._latest = -1
         self._finished = 0
-        self._label = ""
         is_live = _is_live(self._console)
         # Live bars show the epochs already; of several runs, each finished run leaves one line.
         self._one_line_per_run = len(costs) > 1 and is_live
@@ -76,7 +80,6 @@ class TrainingProgress:
         self._all = self._progress.add_task(
             "all runs", total=sum(self._costs), status="", visible=len(costs) > 1
         )
-        self._run = self._progress.add_task("", total=None, status="")
 
     def __enter__(self) -> TrainingProgress:
         self._progress.start()
@@ -90,46 +93,56 @@ class TrainingProgress:
     ) -> None:
         self._progress.stop()
 
-    def start_run(self, label: str) -> None:
-        """Show that a run begins."""
-        self._label = label
-        self._progress.reset(self._run, description=label, total=None, status="starting")
-        self._progress.update(self._all, status=f"run {self._finished + 1} of {len(self._costs)}")
+    def start_run(self, label: str, *, run: int | None = None) -> None:
+        """Show that a run begins; ``run`` is its number in the plan, by default the next."""
+        self._latest = run = self._latest + 1 if run is None else run
+        if run not in self._labels:  # else it is begun again, on another node
+            self._bars[run] = self._progress.add_task("", total=None, status="")
+        self._labels[run] = label
+        self._progress.reset(self._bars[run], description=label, total=None, status="starting")
+        self._show_all()
 
-    def on_event(self, event: Mapping[str, Any]) -> None:
-        """Show an event of the current run (see `loop.fit`)."""
+    def on_event(self, event: Mapping[str, Any], *, run: int | None = None) -> None:
+        """Show an event of a run, by default of the one that began last (see `loop.fit`)."""
+        run = self._latest if run is None else run
         if event["event"] == "phase":
-            self._progress.update(self._run, status=event["name"])
+            self._progress.update(self._bars[run], status=event["name"])
         elif event["event"] == "step":
             self._progress.update(
-                self._run,
+                self._bars[run],
                 completed=event["step"],
                 total=event["total_steps"],
                 status=f"epoch {event['epoch']}  {event['step']}/{event['total_steps']}  "
                 f"loss {event['loss']:.4f}  {event['images_per_second']:,.0f} images/s",
             )
-            done = event["step"] / event["total_steps"] * self._costs[self._finished]
-            self._progress.update(self._all, completed=self._cost_so_far() + done)
+            self._shares[run] = event["step"] / event["total_steps"]
+            self._show_all()
         elif event["event"] == "note":
             self.note(event["text"])
         elif event["event"] == "epoch" and not self._one_line_per_run:
             self._console.print(
-                f"{self._label}  {event['epoch']}/{event['epochs']}  "
+                f"{self._labels[run]}  {event['epoch']}/{event['epochs']}  "
                 f"loss {event['train_loss']:.4f}  "
                 f"validation {event['validation_accuracy']:.2%}  "
                 f"test {event['test_accuracy']:.2%}  {event['train_seconds']:.1f} s",
                 soft_wrap=True,
             )
 
-    def finish_run(self, record: RunRecord | None = None, *, failure: str = "") -> None:
-        """Show that the current run has ended: with a record, or with the cause of its failure."""
+    def finish_run(
+        self, record: RunRecord | None = None, *, failure: str = "", run: int | None = None
+    ) -> None:
+        """Show that a run has ended: with a record, or with the cause of its failure."""
+        run = self._latest if run is None else run
+        self._shares[run] = 1.0
         self._finished += 1
-        self._progress.update(self._all, completed=self._cost_so_far())
+        self._progress.remove_task(self._bars.pop(run))
+        label = self._labels.pop(run)
+        self._show_all()
         if record is None:
-            self._console.print(Text.assemble(("failed", "red"), f" {self._label}: {failure}"))
+            self._console.print(Text.assemble(("failed", "red"), f" {label}: {failure}"))
         elif self._one_line_per_run:
             self.note(
-                f"{self._label:32} test {record.test_accuracy:.2%}  "
+                f"{label:32} test {record.test_accuracy:.2%}  "
                 f"{record.train_seconds:6.1f} s  {record.images_per_second:8,.0f} images/s"
             )
 
@@ -137,8 +150,14 @@ class TrainingProgress:
         """Print a line above the bars."""
         self._console.print(text, markup=False, soft_wrap=True)
 
-    def _cost_so_far(self) -> float:
-        return sum(self._costs[: self._finished])
+    def _show_all(self) -> None:
+        """Show how much of the whole plan is done, by the costs of its runs."""
+        done = sum(cost * share for cost, share in zip(self._costs, self._shares, strict=True))
+        count = len(self._costs)
+        status = f"run {min(self._finished + 1, count)} of {count}"
+        if len(self._labels) > 1:
+            status = f"{self._finished} of {count} finished, {len(self._labels)} at work"
+        self._progress.update(self._all, completed=done, status=status)
 
 
 @contextmanager

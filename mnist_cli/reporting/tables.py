@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from mnist_cli.config import ARCHITECTURES
 from mnist_cli.experiments.document import records_of
 from mnist_cli.experiments.machine_warnings import machine_warnings
+from mnist_cli.machine import machine_kind
 from mnist_cli.names import dataset_name, framework_name, network_name, plural
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting.verdicts import network_lines, verdicts
@@ -23,6 +24,8 @@ _SCALINGS = {
     "linear": ", proportional to batch size",
     "sqrt": ", proportional to the square root of batch size",
 }
+
+_AT_A_TIME = {"exclusive": "one at a time", "shared": "several at a time on a machine"}
 
 
 def is_sweep(document: Document) -> bool:
@@ -74,7 +77,7 @@ def caption(document: Document) -> str:
     devices = sorted({run["environment"]["device"] for run in document["runs"]})
     precision = settings.get("precision", "float32")
     parts = [
-        f"{plural(runs, 'run')} of each, one at a time",
+        f"{plural(runs, 'run')} of each, {_AT_A_TIME[settings.get('timing', 'exclusive')]}",
         plural(settings["epochs"], "epoch"),
         *([] if is_sweep(document) else [f"batch {settings['batch_size']}"]),
         f"peak learning rate {settings['learning_rate']:g}"
@@ -85,11 +88,22 @@ def caption(document: Document) -> str:
         dataset_name(settings["dataset"])
         + (f" (at most {settings['limit']:,} training images)" if settings.get("limit") else ""),
         plural(settings["threads"], "thread"),
-        document["environment"]["cpu"],
+        _machines(document),
         *(f"device {device}" for device in devices),
         document["created"][:10],
     ]
     return ", ".join(parts) + ("; mean ± 95% interval (Student's t)." if runs > 1 else ".")
+
+
+def _machines(document: Document) -> str:
+    """Return the processor or, of a cluster, how many nodes of how many kinds there were."""
+    environments = [run["environment"] for run in document["runs"]]
+    nodes = {each["node"] for each in environments if "node" in each}
+    if not nodes:
+        return str(document["environment"]["cpu"])
+    kinds = list(dict.fromkeys(map(machine_kind, environments)))
+    named = "; ".join(kinds)
+    return f"{plural(len(nodes), 'node')} of {plural(len(kinds), 'kind')} of machine ({named})"
 
 
 def warning_lines(document: Document) -> list[str]:

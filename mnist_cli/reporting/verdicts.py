@@ -56,19 +56,27 @@ def _frameworks_verdict(row: Mapping[str, Any]) -> str:
 
 def _reversed(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the comparison of the second framework with the first: the faster one comes first."""
-    speed, points = row["speed_ratio"], row["accuracy_points"]
-    inverted = {
-        "ratio": 1 / speed["ratio"],
-        "low": speed["high"] and 1 / speed["high"],
-        "high": speed["low"] and 1 / speed["low"],
-    }
+    points = row["accuracy_points"]
+    machines = [
+        {**each, "speed_ratio": _inverted(each["speed_ratio"])} for each in row.get("machines", [])
+    ]
     return {
         **row,
         "first": row["second"],
         "second": row["first"],
         "devices": row.get("devices", [])[::-1],
-        "speed_ratio": {**speed, **inverted},
+        "speed_ratio": _inverted(row["speed_ratio"]),
+        **({"machines": machines} if "machines" in row else {}),
         "accuracy_points": {**points, "mean": -points["mean"]},
+    }
+
+
+def _inverted(ratio: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **ratio,
+        "ratio": 1 / ratio["ratio"],
+        "low": ratio["high"] and 1 / ratio["high"],
+        "high": ratio["low"] and 1 / ratio["low"],
     }
 
 
@@ -83,13 +91,14 @@ def _networks_verdict(row: Mapping[str, Any]) -> str:
         is_sure = "significant" if row["more_accurate"] else "no significant difference"
         details.append(f"p {row['adjusted_p']:.2g}: {is_sure}")
     operations = row.get("operations_ratio")
-    costs = [f"{_ratio(row['seconds_ratio'])} the training time"]
+    is_shared = row.get("timing") == "shared"
+    costs = [] if is_shared else [f"{_ratio(row['seconds_ratio'])} the training time"]
     costs += [f"{operations:.1f}x the operations"] if operations else []
     interval = f" ({'; '.join(details)})" if details else ""
     return (
         f"{framework_name(row['framework'])}: {_article(first)} is {points['mean']:.2f} percentage "
         f"points {more} accurate than {_article(second)}"
-        f"{interval}, at {', '.join(costs)} and "
+        f"{interval}, at {', '.join(costs)}{' and ' if costs else ''}"
         f"{row['parameters_ratio']:.1f}x the parameters."
     )
 
@@ -138,7 +147,17 @@ def _speed_verdict(row: Mapping[str, Any]) -> str:
     devices = row.get("devices", [])  # not in older documents
     if not same_device(devices):
         return f": no verdict, because they ran on different devices ({' and '.join(devices)})"
-    return _verdict(row, "faster")
+    if row.get("timing") == "shared":
+        return ": no verdict, because several runs were on a machine at the same time"
+    machines = row.get("machines")
+    if machines is None:
+        return _verdict(row, "faster")
+    if not machines:
+        return ": no verdict, because they ran on different kinds of machine"
+    first, *others = (f" on {each['machine']}{_verdict(each, 'faster')}" for each in machines)
+    ratios = (_ratio(each["speed_ratio"]) for each in machines[1:])
+    told = (f"; {ratio}{text}" for ratio, text in zip(ratios, others, strict=True))
+    return first + "".join(told)
 
 
 def _verdict(row: Mapping[str, Any], what: str) -> str:

@@ -1,16 +1,18 @@
-"""Jobs as data: what a runner is given, as JSON, and what it reports.
+"""Jobs as data, and the protocol of what executes them: a runner.
 
 A job is frozen and JSON-ready, so that it can be sent to another process or machine. While it runs
-it reports events, dictionaries with an ``event`` key: ``phase``, ``note``, ``step`` and ``epoch``.
+it reports events, dictionaries with an ``event`` key: ``started``, ``phase``, ``note``, ``step``
+and ``epoch``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
 
 from mnist_cli.config import ModelSpec, TrainConfig
+from mnist_cli.errors import MnistError
 
 OnEvent: TypeAlias = Callable[[dict[str, Any]], None]
 
@@ -19,7 +21,9 @@ OnEvent: TypeAlias = Callable[[dict[str, Any]], None]
 class TrainJob:
     """A training run: its result is a `records.RunRecord` as JSON.
 
-    ``started_from`` is a model file to go on from; without it the weights are random.
+    ``started_from`` is a model file to go on from; without it the weights are random. ``files``
+    maps what the job names, such as ``dataset``, to copies on the machine that executes it, where
+    that is not the one that has the files.
     """
 
     framework: str
@@ -32,6 +36,11 @@ class TrainJob:
     checkpoint: str | None = None
     resume: bool = False
     started_from: str | None = None
+    files: dict[str, str] = field(default_factory=dict, hash=False)
+
+    def local(self, name: str) -> str:
+        """Return where the file that the job calls ``name`` is on this machine."""
+        return self.files.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -60,3 +69,39 @@ class PredictJob:
 
 
 Job: TypeAlias = TrainJob | EvaluateJob | PredictJob
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a submitted job ended: with its ``result``, or with the ``error`` that ended it."""
+
+    handle: int
+    result: dict[str, Any] | None = None
+    error: MnistError | None = None
+
+    def value(self) -> dict[str, Any]:
+        """Return the result. Raises the error."""
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
+
+class Runner(Protocol):
+    """Executes jobs. Jobs and results are JSON; nobody else starts processes for them."""
+
+    def submit(self, job: Job) -> int:
+        """Take a job to execute, and return its handle."""
+
+    def wait(self, on_event: Callable[[int, dict[str, Any]], None]) -> Outcome:
+        """Execute until one of the submitted jobs has ended, and return how.
+
+        Meanwhile ``on_event`` gets each event with the handle of its job, in order: first
+        ``started``, which names the ``node`` if jobs have several.
+        """
+
+    def cancel(self, handle: int) -> None:
+        """Give up a job: it is not started, or is stopped; it has no outcome."""
+
+    def close(self) -> None:
+        """Stop what is running; no process is left."""

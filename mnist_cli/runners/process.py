@@ -18,18 +18,54 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from mnist_cli import errors
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError, MnistError
 from mnist_cli.names import framework_name
 from mnist_cli.runners import tasks
-from mnist_cli.runners.base import EvaluateJob, Job, OnEvent, PredictJob, TrainJob
+from mnist_cli.runners.base import EvaluateJob, Job, OnEvent, Outcome, PredictJob, TrainJob
 
+Execute: TypeAlias = Callable[[Job, OnEvent], dict[str, Any]]  # as `run` does
 _GRACE_SECONDS = 10
+
+
+class ProcessRunner:
+    """Executes jobs on this machine, one at a time, in the order in which they were submitted."""
+
+    def __init__(self, execute: Execute | None = None) -> None:
+        self._execute = execute
+        self._waiting: deque[tuple[int, Job]] = deque()
+        self._submitted = 0
+
+    def submit(self, job: Job) -> int:
+        """Take a job to execute, and return its handle."""
+        self._waiting.append((self._submitted, job))
+        self._submitted += 1
+        return self._submitted - 1
+
+    def wait(self, on_event: Callable[[int, dict[str, Any]], None]) -> Outcome:
+        """Execute the next job, and return how it ended."""
+        handle, job = self._waiting.popleft()
+        on_event(handle, {"event": "started"})
+        execute = self._execute or run
+        try:
+            return Outcome(handle, execute(job, lambda event: on_event(handle, event)))
+        except MnistError as error:
+            return Outcome(handle, error=error)
+
+    def cancel(self, handle: int) -> None:
+        """Give up a job that has not been started."""
+        self._waiting = deque(pair for pair in self._waiting if pair[0] != handle)
+
+    def close(self) -> None:
+        """Forget the jobs that have not been started; no process outlives `wait`."""
+        self._waiting.clear()
 
 
 def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) -> dict[str, Any]:
@@ -102,7 +138,7 @@ def _exchange(process: subprocess.Popen[str], job: Job, on_event: OnEvent) -> di
     """Send the job and read events; return the result, or None if the child ended without one."""
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps({"task": type(job).__name__, **asdict(job)}) + "\n")
+    process.stdin.write(job_json(job) + "\n")
     process.stdin.flush()
     for line in process.stdout:
         try:
@@ -142,6 +178,7 @@ def _crash_error(job: Job, exit_code: int, stderr: IO[str]) -> FrameworkError:
         "Run it again with --debug to see all it printed."
     )
     error.details = output
+    error.was_killed = exit_code == -signal.SIGKILL
     return error
 
 
@@ -160,7 +197,7 @@ def main() -> None:
         events.write(json.dumps(event) + "\n")
         events.flush()
 
-    job = _read_job(sys.stdin.readline())
+    job = read_job(sys.stdin.readline())
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         match job:
@@ -191,7 +228,13 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _read_job(line: str) -> Job:
+def job_json(job: Job) -> str:
+    """Return a job as one line of JSON."""
+    return json.dumps({"task": type(job).__name__, **asdict(job)})
+
+
+def read_job(line: str) -> Job:
+    """Return the job whose `job_json` is ``line``."""
     values = json.loads(line)
     task = values.pop("task")
     for kind in (EvaluateJob, PredictJob):

@@ -65,7 +65,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     if job.config.precision == "bfloat16" and machine.emulates_bfloat16(environment):
         note = "This processor has no instructions for bfloat16: float32 would be faster."
         emit({"event": "note", "text": note})
-    path = Path(job.checkpoint) if job.checkpoint else None
+    path = Path(job.local(job.checkpoint)) if job.checkpoint else None
     start = _initial_state(job, dataset, len(data.train.labels), environment, path, emit)
     emit({"event": "phase", "name": "warming up"})
     before = read_counters()
@@ -107,8 +107,10 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
 
 def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, TrainingData]:
     """Return the adapter, the seconds of its import, and the data, loaded in a thread beside it."""
+    from pathlib import Path
+
     from mnist_cli import adapters
-    from mnist_cli.data.registry import fetch, load_dataset
+    from mnist_cli.data.registry import fetch, load_copy, load_dataset
     from mnist_cli.data.split import mix, split
     from mnist_cli.training import loop
 
@@ -119,7 +121,10 @@ def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, Traini
             emit({"event": "phase", "name": f"reading pictures: {done:,} of {count:,}"})
 
     def load() -> tuple[Dataset, TrainingData]:
-        dataset = load_dataset(job.dataset, on_progress=show_reading)
+        if job.dataset in job.files:
+            dataset = load_copy(job.dataset, Path(job.local(job.dataset)))
+        else:
+            dataset = load_dataset(job.dataset, on_progress=show_reading)
         if job.started_from and dataset.shows_digits and job.dataset != "mnist":
             mnist = split(load_dataset(), seed=seed, limit=job.limit)
             parts = mix(split(dataset, seed=seed), mnist)
@@ -127,7 +132,8 @@ def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, Traini
             parts = split(dataset, seed=seed, limit=job.limit)
         return dataset, loop.prepare(dataset, parts, job.config)
 
-    fetch(job.dataset)  # in this thread, where an interruption ends it
+    if job.dataset not in job.files:
+        fetch(job.dataset)  # in this thread, where an interruption ends it
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load)
         began = time.perf_counter()
@@ -150,7 +156,7 @@ def _initial_state(
     from mnist_cli.training import checkpoint, loop, recipe
 
     if job.started_from:
-        weights = checkpoint.load(Path(job.started_from)).weights
+        weights = checkpoint.load(Path(job.local(job.started_from))).weights
     else:
         weights = recipe.starting_weights(job.spec, job.config.seed)
     start = checkpoint.Checkpoint(
@@ -169,7 +175,7 @@ def _initial_state(
         return start
     start = loop.resumable(path, start)
     if not start.history:
-        note = f"There is no {path} to resume: training anew."
+        note = f"There is no {job.checkpoint} to resume: training anew."
     elif loop.is_finished(start):
         note = "Nothing is left to train: the run is finished."
     else:

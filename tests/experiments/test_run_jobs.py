@@ -46,13 +46,15 @@ class Observer:
         self.runs_on_disk: list[int] = []
         self.notes: list[str] = []
 
-    def start_run(self, label: str) -> None:
+    def start_run(self, label: str, *, run: int | None = None) -> None:
         self.labels.append(label)
 
-    def on_event(self, event: Mapping[str, Any]) -> None:
+    def on_event(self, event: Mapping[str, Any], *, run: int | None = None) -> None:
         self.events.append(event)
 
-    def finish_run(self, record: RunRecord | None = None, *, failure: str = "") -> None:
+    def finish_run(
+        self, record: RunRecord | None = None, *, failure: str = "", run: int | None = None
+    ) -> None:
         self.ends.append((record, failure))
         if self.path is not None:
             self.runs_on_disk.append(len(load_document(self.path)["runs"]))

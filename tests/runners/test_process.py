@@ -6,7 +6,6 @@ A shell script stands in for the worker where a real one would have to break in 
 from __future__ import annotations
 
 import io
-import json
 import platform
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +166,7 @@ def test_files_in_the_working_folder_shadow_no_module_of_a_worker(
     ],
 )
 def test_a_job_arrives_as_it_was_sent(job: Job) -> None:
-    sent = json.dumps({"task": type(job).__name__, **asdict(job)})
-    assert process._read_job(sent) == job
+    assert process.read_job(process.job_json(job)) == job
 
 
 def test_events_come_in_order_and_the_result_last(job: TrainJob) -> None:
