@@ -37,7 +37,7 @@ QUICK_TO_NOTICE = {
 }
 MEASURED = ("seconds", "per_second", "rss", "wall", "conditions", "environment", "time_to")
 # A second or two: time enough to break something meanwhile.
-LONG_ENOUGH = ("compare", "--framework", "numpy", "--arch", "mlp", "--epochs", 40)
+LONG_ENOUGH = ("compare", "--framework", "numpy", "--arch", "mlp", "--epochs", 20)
 Mnist = Callable[..., Any]
 
 
@@ -233,7 +233,7 @@ def test_a_killed_driver_leaves_no_process_and_its_comparison_is_resumed(
     resumed = mnist(*quick, "--resume", "--json", *on_cluster)
     assert resumed.exit_code == 0, resumed.stderr
     assert sorted(run["seed"] for run in resumed.document["runs"]) == list(range(6))
-    assert resumed.stderr.count(" 1/40") == 6 - done  # only the missing ones were trained
+    assert resumed.stderr.count(" 1/20") == 6 - done  # only the missing ones were trained
 
 
 def test_ctrl_c_ends_the_runs_on_all_nodes(start: Callable[..., Any]) -> None:
