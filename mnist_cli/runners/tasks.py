@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mnist_cli.training.loop import TrainingData
 
 _PICTURES_PER_EVENT = 50
+_BFLOAT16_NOTE = "This processor has no instructions for bfloat16: float32 would be faster."
 
 # The fields of `TrainConfig` that a `RunRecord` has too.
 _RECORDED_SETTINGS = (
@@ -63,8 +64,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         **adapter.environment(),
     }
     if job.config.precision == "bfloat16" and machine.emulates_bfloat16(environment):
-        note = "This processor has no instructions for bfloat16: float32 would be faster."
-        emit({"event": "note", "text": note})
+        emit({"event": "note", "text": _BFLOAT16_NOTE})
     path = Path(job.local(job.checkpoint)) if job.checkpoint else None
     start = _initial_state(job, dataset, len(data.train.labels), environment, path, emit)
     emit({"event": "phase", "name": "warming up"})
