@@ -12,6 +12,7 @@ from mnist_cli import __version__
 from mnist_cli.cli.collect import collect
 from mnist_cli.cli.compare import compare
 from mnist_cli.cli.evaluate import evaluate
+from mnist_cli.cli.export import export
 from mnist_cli.cli.info import info
 from mnist_cli.cli.networks import networks
 from mnist_cli.cli.output import say
@@ -39,6 +40,7 @@ for command in (
     networks,
     predict,
     collect,
+    export,
     report,
     info,
 ):
