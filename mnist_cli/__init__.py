@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mnist_cli.api.comparing import compare, sweep_batch
     from mnist_cli.api.evaluating import evaluate_all, measure_robustness
     from mnist_cli.api.exporting import export_model
+    from mnist_cli.api.importing import import_model
     from mnist_cli.api.reading import load_model, predict
     from mnist_cli.api.training import evaluate, train
 
@@ -24,6 +25,7 @@ __all__ = [
     "evaluate",
     "evaluate_all",
     "export_model",
+    "import_model",
     "load_model",
     "measure_robustness",
     "predict",
@@ -37,6 +39,7 @@ _MODULES = {
     "evaluate": "training",
     "evaluate_all": "evaluating",
     "export_model": "exporting",
+    "import_model": "importing",
     "load_model": "reading",
     "measure_robustness": "evaluating",
     "predict": "reading",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class _Graph:
     def constant(self, name: str, array: Array) -> str:
         from onnx import numpy_helper
 
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.constants.append(numpy_helper.from_array(np.array(array, order="C"), name))
         return name
 
     def parameters(self, layer: str, kinds: Sequence[str] = ("weight", "bias")) -> list[str]:
@@ -162,19 +162,19 @@ def verify(path: Path, images: Array) -> Array:
     if model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
         images = images[:, None]
     # One image, then the others: the batch size is open.
-    parts = [run(model, part)[LOGITS] for part in (images[:1], images[1:])]
-    return np.concatenate(parts)
+    session = session_of(model)
+    return np.concatenate([session(part)[LOGITS] for part in (images[:1], images[1:])])
 
 
-def run(model: Any, inputs: Array, *, threads: int = 0) -> dict[str, Array]:
-    """Return the outputs by name that ONNX Runtime computes of a graph's one input."""
+def session_of(model: Any) -> Callable[[Array], dict[str, Array]]:
+    """Return a function that lets ONNX Runtime compute a graph's outputs, by name, of its input."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what fails is raised too
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    name = session.get_inputs()[0].name
     names = [each.name for each in session.get_outputs()]
-    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: inputs}), strict=True))
+    return lambda inputs: dict(zip(names, session.run(names, {name: inputs}), strict=True))

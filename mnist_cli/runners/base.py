@@ -81,9 +81,9 @@ class ImportJob:
     """A model of another program: its result holds the fields of an `importing.flow.Network`.
 
     The weights are written to ``weights``, a safetensors file, under canonical names. ``images``
-    are as in `ExportJob`; they reach the network as ``pixels`` says, by `importing.pixels`, and
-    ``outputs`` are what the model's own runtime makes of them, or None if it has none. ``line`` is
-    the network of a file that has weights alone.
+    are as in `ExportJob`; they enter as ``pixels`` says, by `importing.source.PIXELS`, and
+    ``outputs`` are what the model's own runtime makes of them. Of a file of PyTorch's, which has
+    weights alone, the result is the ``order`` of their names.
     """
 
     framework: str
@@ -92,7 +92,6 @@ class ImportJob:
     weights: str
     images: str
     pixels: str | None = None
-    line: str | None = None
 
 
 Job: TypeAlias = TrainJob | EvaluateJob | PredictJob | ExportJob | ImportJob
