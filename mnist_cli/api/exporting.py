@@ -71,8 +71,7 @@ def export_model(
     expected = numpy_model.logits(images)
     places = _places(formats, path.stem, output, Path(results_dir))
     written = []
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(f"{folder}/images.npy", images)
+    with saved(images) as images_path:
         for name, place in places.items():
             text = f"{name}: writing {place}, then loading it again"
             with (
@@ -85,13 +84,30 @@ def export_model(
                     threads=checked_threads(threads),
                     to=name,
                     path=str(temporary),
-                    images=f"{folder}/images.npy",
+                    images=str(images_path),
                     raw=raw,
                 )
                 found = np.array(process.run(job, lambda _: None)["logits"], dtype=np.float32)
                 difference = require_agreement(expected, found, name)
             written.append(Export(name, str(place), _size(place), difference))
     return written
+
+
+@contextmanager
+def saved(images: Array) -> Iterator[Path]:
+    """Yield a .npy file of images, for a job, in a temporary folder. Raises `OutputError`."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(prefix="mnist-") as folder:
+        path = Path(folder) / "images.npy"
+        try:
+            np.save(path, images)
+        except OSError as error:
+            raise OutputError(
+                f"Cannot write to the folder for temporary files, {folder}: "
+                f"{error.strerror or error}. Free space, or name another with TMPDIR."
+            ) from error
+        yield path
 
 
 def require_agreement(expected: Array, found: Array, name: str) -> float:

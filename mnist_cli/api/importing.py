@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cli.api.arguments import PathLike, checked_threads, checks_arguments
-from mnist_cli.api.exporting import MAX_DIFFERENCE, VERIFIED_IMAGES
+from mnist_cli.api.exporting import MAX_DIFFERENCE, VERIFIED_IMAGES, saved
 from mnist_cli.errors import CheckpointError, UsageError
 from mnist_cli.records import require_writable
 
@@ -115,20 +114,18 @@ class _Found:
 
 def _run(source: Path, kind: str, data: Dataset, *, pixels: str | None, threads: int) -> Any:
     """Return the result of an `ImportJob` and the tensors that it wrote."""
-    import numpy as np
     from safetensors.numpy import load_file
 
     from mnist_cli.runners import process
     from mnist_cli.runners.base import ImportJob
 
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(f"{folder}/images.npy", data.test_images[:VERIFIED_IMAGES])
+    with saved(data.test_images[:VERIFIED_IMAGES]) as images:
         job = ImportJob(
             framework=kind,
             file=str(source),
             threads=threads,
-            weights=f"{folder}/weights.safetensors",
-            images=f"{folder}/images.npy",
+            weights=str(images.with_name("weights.safetensors")),
+            images=str(images),
             pixels=pixels,
         )
         result = process.run(job, lambda _: None)

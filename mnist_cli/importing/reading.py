@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mnist_cli.errors import CheckpointError, MnistError
+from mnist_cli.arrays import Weights
+from mnist_cli.errors import CheckpointError, MnistError, OutputError
 from mnist_cli.importing import source
 from mnist_cli.importing.source import MAX_BYTES
 from mnist_cli.runners.base import ImportJob
@@ -63,14 +64,12 @@ def kind_of(path: Path) -> str:
 
 def read(job: ImportJob) -> dict[str, Any]:
     """Return what `ImportJob` says; this is the process that imports the file's framework."""
-    from safetensors.numpy import save_file
-
     path = Path(job.file)
     if job.framework == TORCH:
         from mnist_cli.adapters import torch_export
 
         tensors = torch_export.read_state_dict(path)
-        save_file(tensors, job.weights)
+        _save(tensors, job.weights)
         return {"order": list(tensors)}
     found = _source(job.framework, path)
     pixels = job.pixels or found.pixels
@@ -83,7 +82,7 @@ def read(job: ImportJob) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} cannot be computed by its own runtime ({type(error).__name__}: {error})."
         ) from error
-    save_file({n: np.ascontiguousarray(a) for n, a in found.network.weights.items()}, job.weights)
+    _save(found.network.weights, job.weights)
     return {
         **{name: value for name, value in asdict(found.network).items() if name != "weights"},
         "pixels": "in the file" if found.takes_integers else pixels,
@@ -91,6 +90,18 @@ def read(job: ImportJob) -> dict[str, Any]:
         "pixel_std": network_std,
         "outputs": np.asarray(outputs, dtype=np.float32).tolist(),
     }
+
+
+def _save(tensors: Weights, path: str) -> None:
+    from safetensors.numpy import save_file
+
+    try:
+        save_file({name: np.ascontiguousarray(each) for name, each in tensors.items()}, path)
+    except Exception as error:  # safetensors has an error of its own for a full disk
+        raise OutputError(
+            f"Cannot write to the folder for temporary files, {Path(path).parent}: {error}. "
+            "Free space, or name another with TMPDIR."
+        ) from error
 
 
 def _source(framework: str, path: Path) -> source.Source:

@@ -1,0 +1,105 @@
+"""Do export and import jobs of one framework, one after the other, in one process.
+
+A framework takes seconds to import, and the jobs are many: `runtimes` in a test's module lets
+`mnist_cli.runners.process.run` send its jobs here instead of starting a process for each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_cli import errors
+from mnist_cli.errors import MnistError
+from mnist_cli.networks.language import find_network
+from mnist_cli.networks.spec import weight_shapes
+from mnist_cli.records import EpochRecord
+from mnist_cli.runners import process, tasks
+from mnist_cli.runners.base import ExportJob, Job
+from mnist_cli.training import checkpoint
+
+
+@contextmanager
+def kept_processes() -> Iterator[Callable[..., Any]]:
+    """Yield a stand-in for `process.run` that keeps one process per framework."""
+    processes: dict[str, subprocess.Popen[str]] = {}
+
+    def run(job: Job, on_event: Any, **options: Any) -> dict[str, Any]:
+        if job.framework not in processes:
+            processes[job.framework] = subprocess.Popen(
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=process.process_environment(2),
+                text=True,
+            )
+        worker = processes[job.framework]
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        asked = json.dumps({"task": type(job).__name__, **asdict(job)})
+        print(asked, file=worker.stdin, flush=True)
+        answer = json.loads(worker.stdout.readline())
+        if "error" in answer:
+            raise getattr(errors, answer["error"], AssertionError)(answer["message"])
+        return dict(answer)
+
+    yield run
+    for worker in processes.values():
+        worker.communicate()
+
+
+def save_model(path: Path, arch: str, seed: int = 0) -> checkpoint.Checkpoint:
+    """Save a model whose every weight matters, as a finished training would."""
+    rng = np.random.default_rng(seed)
+    spec = find_network(arch)
+    weights = {
+        # Near 1, so that neither a mean nor a variance is lost unseen.
+        name: (rng.random(shape) * 0.5 + 0.5).astype(np.float32)
+        if len(shape) == 1
+        else (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        for name, shape in weight_shapes(spec).items()
+    }
+    row = EpochRecord(1, 0.4, 0.2, 0.95, 0.21, 0.94, 1.5, 36_000.0)
+    model = checkpoint.Checkpoint(
+        spec=spec,
+        config=checkpoint.TrainConfig(epochs=1),
+        framework="numpy",
+        dataset="mnist",
+        dataset_sha256="00",
+        train_images=55_000,
+        history=(row,),
+        weights=weights,
+        pixel_mean=0.2,
+        pixel_std=0.4,
+    )
+    checkpoint.save(path, model)
+    return model
+
+
+def main() -> None:
+    """Answer until standard input ends; what the framework prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for asked in sys.stdin:
+        job = process._read_job(asked)
+        try:
+            answer = tasks.export(job) if isinstance(job, ExportJob) else tasks.import_file(job)
+        except MnistError as error:
+            answer = {"error": type(error).__name__, "message": str(error)}
+        except Exception as error:
+            answer = {"error": "crash", "message": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
