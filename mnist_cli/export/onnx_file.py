@@ -68,9 +68,9 @@ def export(checkpoint: Checkpoint, path: Path, *, raw: bool) -> None:
     graph = _Graph(checkpoint.weights)
     side = IMAGE_SIZE
     if raw:
-        kind, shape, value = TensorProto.FLOAT, ["N", 1, side, side], "images"
+        kind, sides, value = TensorProto.FLOAT, [1, side, side], "images"
     else:
-        kind, shape = TensorProto.UINT8, ["N", side, side]
+        kind, sides = TensorProto.UINT8, [side, side]
         value = _normalised(graph, checkpoint)
     value = _write(graph, written_layers(checkpoint.spec), value)
     value = graph.node("Identity", value, output=LOGITS)
@@ -80,7 +80,7 @@ def export(checkpoint: Checkpoint, path: Path, *, raw: bool) -> None:
         helper.make_graph(
             graph.nodes,
             checkpoint.spec.arch,
-            [helper.make_tensor_value_info("images", kind, shape)],
+            [helper.make_tensor_value_info("images", kind, ["N", *sides])],
             [helper.make_tensor_value_info(value, TensorProto.FLOAT, ["N", CLASSES])],
             graph.constants,
         ),

@@ -48,7 +48,7 @@ def read(path: Path) -> Source:
         session = session_of(model)
         shaped = images.astype(kind).reshape(-1, *dims)
         # One at a time in a graph for one image, which may have no axis for a batch at all.
-        parts = {None: [shaped], 1: [each[None] for each in shaped], 0: list(shaped)}[batch]
+        parts = [shaped] if batch is None else [each[None] if batch else each for each in shaped]
         return np.concatenate(
             [next(iter(session(each).values())).reshape(-1, 10) for each in parts]
         )
