@@ -24,7 +24,7 @@ from mnist_cli.networks.language import find_network
 from mnist_cli.networks.spec import weight_shapes
 from mnist_cli.records import EpochRecord
 from mnist_cli.runners import process, tasks
-from mnist_cli.runners.base import ExportJob, Job
+from mnist_cli.runners.base import ExportJob, ImportJob, Job
 from mnist_cli.training import checkpoint
 
 
@@ -32,8 +32,11 @@ from mnist_cli.training import checkpoint
 def kept_processes() -> Iterator[Callable[..., Any]]:
     """Yield a stand-in for `process.run` that keeps one process per framework."""
     processes: dict[str, subprocess.Popen[str]] = {}
+    start_one = process.run
 
     def run(job: Job, on_event: Any, **options: Any) -> dict[str, Any]:
+        if not isinstance(job, (ExportJob, ImportJob)):
+            return start_one(job, on_event, **options)
         if job.framework not in processes:
             processes[job.framework] = subprocess.Popen(
                 [sys.executable, __file__],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mnist_cli.adapters.tensorflow_adapter import to_keras
-from mnist_cli.adapters.tensorflow_network import keras
+from mnist_cli.adapters.tensorflow_network import keras, tf
 from mnist_cli.arrays import IMAGE_SIZE, Array
 from mnist_cli.networks.spec import (
     EPSILON,
@@ -109,3 +109,24 @@ def logits(path: Path, images: Array) -> Array:
     until_logits = keras.Model(model.inputs, model.get_layer(_LOGITS).output)
     shaped = images if len(model.inputs[0].shape) == 3 else images[..., None]
     return np.asarray(until_logits.predict(shaped, batch_size=256, verbose=0))
+
+
+def to_litert(checkpoint: Checkpoint, *, raw: bool) -> bytes:
+    """Return a model as a LiteRT file; its signature names ``images`` and its outputs."""
+    model = build(checkpoint, raw=raw)
+    outputs = {_LOGITS: model.get_layer(_LOGITS).output}
+    if not raw:
+        outputs["probabilities"] = model.outputs[0]
+    named = keras.Model(model.inputs, outputs)
+    content: bytes = tf.lite.TFLiteConverter.from_keras_model(named).convert()
+    return content
+
+
+def litert_logits(path: Path, images: Array) -> Array:
+    """Return the logits (N, 10) that LiteRT's interpreter computes of images (N, 28, 28)."""
+    run = tf.lite.Interpreter(model_path=str(path)).get_signature_runner()
+    (details,) = run.get_input_details().values()
+    shaped = images if len(details["shape"]) == 3 else images[..., None]
+    # One image, then the others: the batch size is open.
+    parts = [run(images=part)[_LOGITS] for part in (shaped[:1], shaped[1:])]
+    return np.concatenate(parts)

@@ -174,7 +174,7 @@ def _read_weights(
     from mnist_cli.importing import reading, state_dict
     from mnist_cli.importing.source import parse_pixels
     from mnist_cli.networks.language import find_network
-    from mnist_cli.training import evaluation
+    from mnist_cli.training import checkpoint, evaluation
 
     facts: dict[str, str] = {}
     if kind == reading.TORCH:
@@ -183,7 +183,7 @@ def _read_weights(
         tensors = {name: tensors[name] for name in result["order"]}
     else:
         tensors, facts = state_dict.read_safetensors(source)
-    if facts.get("format") == "mnist-checkpoint":
+    if facts.get("format") == json.dumps(checkpoint.FORMAT):
         raise UsageError(f"{source} is a model of this program already. Use it as it is.")
     is_ours = {"line", "pixel_mean", "pixel_std"} <= set(facts)
     if pixels is None and is_ours:

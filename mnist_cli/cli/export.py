@@ -12,7 +12,7 @@ from mnist_cli.cli import options
 from mnist_cli.cli.options import RESULTS
 from mnist_cli.cli.output import print_json, say
 
-FORMATS = ("onnx", "keras", "torch", "huggingface")
+FORMATS = ("onnx", "keras", "tflite", "torch", "huggingface")
 
 
 def export(

@@ -59,6 +59,7 @@ _TORCH = ("model.safetensors", "model.py")
 FORMATS = {
     "onnx": Format("onnx_file", "onnx", ".onnx"),
     "keras": Format("keras_file", "tensorflow", ".keras"),
+    "tflite": Format("litert_file", "tensorflow", ".tflite"),
     "torch": Format("torch_folder", "torch", files=_TORCH),
     "huggingface": Format("huggingface", "torch", files=(*_TORCH, "README.md", "config.json")),
 }

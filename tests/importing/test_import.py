@@ -16,9 +16,10 @@ from convert_driver import kept_processes, save_model
 from mnist_cli import export_model, import_model
 from mnist_cli.config import NETWORKS
 from mnist_cli.errors import CheckpointError, OutputError, UsageError
-from mnist_cli.importing import keras_config, reading
+from mnist_cli.importing import keras_config, reading, state_dict
 from mnist_cli.networks.language import find_network
 from mnist_cli.runners import process
+from mnist_cli.runners.base import ImportJob
 from mnist_cli.training import checkpoint
 from mnist_cli.training.checkpoint import PRETRAINED
 
@@ -163,15 +164,22 @@ def test_a_state_dict_without_a_line_is_told_by_its_shapes_and_accuracy(
     assert found.line == find_network("cnn").line
     assert found.test_accuracy > 0.97
     assert "The file has weights and no graph. Assumed" in found.notes[0]
-    # Of random weights the accuracy says nothing, but the shapes leave one geometry.
-    for name in ("torch-example.pt", "training.pt", "parallel.pt"):
-        found, _ = take(name)
-        words = found.line.split(", ")
-        assert [words[0], words[2], words[4].split()[0]] == [
-            "conv 32 valid",
-            "conv 64 valid",
-            "pool",
-        ]
+    # A residual is not seen in shapes: the accuracy gives it away.
+    found, _ = take("torch-batchnorm.pt")
+    assert "Warning: only" in found.notes[-1]
+
+
+@pytest.mark.parametrize("name", ["torch-example", "training", "parallel"])
+def test_where_accuracy_says_nothing_the_likeliest_geometry_is_taken(
+    files: Path, tmp_path: Path, runtimes: Any, name: str
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    job = ImportJob("torch", str(files / f"{name}.pt"), 1, str(weights), "")
+    order = runtimes(job, None)["order"]
+    tensors, _ = state_dict.read_safetensors(weights)
+    found, tried = state_dict.infer({each: tensors[each] for each in order}, lambda network: 0.1)
+    assert found.line == TUTORIALS["torch-example.onnx"]
+    assert tried > 4  # other activations and strides fit as well
 
 
 def test_wrong_pixels_are_warned_of_with_better_ones(
@@ -222,7 +230,6 @@ def test_the_command_imports_and_evaluates(
         ("script.pt", "is not a state_dict that can be read safely"),
         ("list.pt", "holds no state_dict"),
         ("recurrent.pt", "no layer's weights"),
-        ("torch-batchnorm.pt", "no padding, stride and pools of 2 fit|too few|A line of layers"),
     ],
 )
 def test_what_a_line_cannot_say_is_refused_and_nothing_is_run_or_written(
@@ -301,7 +308,7 @@ def test_what_answers_otherwise_than_its_own_runtime_is_not_kept(
 ) -> None:
     def disturbed(job: Any, on_event: Any) -> dict[str, Any]:
         result = runtimes(job, on_event)
-        result["outputs"][3][4] *= 1.01
+        result["outputs"][3][4] += 0.01
         return dict(result)
 
     monkeypatch.setattr(process, "run", disturbed)
