@@ -1,22 +1,24 @@
 """Do export and import jobs of one framework, one after the other, in one process.
 
-A framework takes seconds to import, and the jobs are many: `runtimes` in a test's module lets
-`mnist_cli.runners.process.run` send its jobs here instead of starting a process for each.
+A framework takes seconds to import, and the jobs are many: with `kept_processes`,
+`mnist_cli.runners.process.run` sends its jobs here instead of starting a process for each.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mnist_cli import errors
 from mnist_cli.errors import MnistError
@@ -28,17 +30,29 @@ from mnist_cli.runners.base import ExportJob, ImportJob, Job
 from mnist_cli.training import checkpoint
 
 
-@contextmanager
-def kept_processes() -> Iterator[Callable[..., Any]]:
-    """Yield a stand-in for `process.run` that keeps one process per framework."""
-    processes: dict[str, subprocess.Popen[str]] = {}
-    start_one = process.run
+class Runtimes:
+    """A stand-in for `process.run` that keeps one process per framework, in ``processes``."""
 
-    def run(job: Job, on_event: Any, **options: Any) -> dict[str, Any]:
+    def __init__(self) -> None:
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self._start_one = process.run
+
+    def __call__(self, job: Job, on_event: Any, **options: Any) -> dict[str, Any]:
         if not isinstance(job, (ExportJob, ImportJob)):
-            return start_one(job, on_event, **options)
-        if job.framework not in processes:
-            processes[job.framework] = subprocess.Popen(
+            return self._start_one(job, on_event, **options)
+        answer = self._ask(job.framework, {"task": type(job).__name__, **asdict(job)})
+        if "error" in answer:
+            raise getattr(errors, answer["error"], AssertionError)(answer["message"])
+        return answer
+
+    def make(self, framework: str, script: Path, folder: Path) -> None:
+        """Let the process of a framework run ``main(folder)`` of a script."""
+        answer = self._ask(framework, {"script": str(script), "folder": str(folder)})
+        assert "error" not in answer, answer
+
+    def _ask(self, framework: str, asked: dict[str, Any]) -> dict[str, Any]:
+        if framework not in self.processes:
+            self.processes[framework] = subprocess.Popen(
                 [sys.executable, __file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -46,18 +60,21 @@ def kept_processes() -> Iterator[Callable[..., Any]]:
                 env=process.process_environment(2),
                 text=True,
             )
-        worker = processes[job.framework]
+        worker = self.processes[framework]
         assert worker.stdin is not None
         assert worker.stdout is not None
-        asked = json.dumps({"task": type(job).__name__, **asdict(job)})
-        print(asked, file=worker.stdin, flush=True)
-        answer = json.loads(worker.stdout.readline())
-        if "error" in answer:
-            raise getattr(errors, answer["error"], AssertionError)(answer["message"])
-        return dict(answer)
+        print(json.dumps(asked), file=worker.stdin, flush=True)
+        return dict(json.loads(worker.stdout.readline()))
 
-    yield run
-    for worker in processes.values():
+
+@contextmanager
+def kept_processes() -> Iterator[Runtimes]:
+    """Let `process.run` send its conversions to processes that are kept until the end."""
+    runtimes = Runtimes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "run", runtimes)
+        yield runtimes
+    for worker in runtimes.processes.values():
         worker.communicate()
 
 
@@ -89,14 +106,22 @@ def save_model(path: Path, arch: str, seed: int = 0) -> checkpoint.Checkpoint:
     return model
 
 
+def _answer(asked: str) -> dict[str, Any]:
+    if "script" in json.loads(asked):
+        wanted = json.loads(asked)
+        runpy.run_path(wanted["script"])["main"](Path(wanted["folder"]))
+        return {}
+    job = process._read_job(asked)
+    return tasks.export(job) if isinstance(job, ExportJob) else tasks.import_file(job)
+
+
 def main() -> None:
     """Answer until standard input ends; what the framework prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for asked in sys.stdin:
-        job = process._read_job(asked)
         try:
-            answer = tasks.export(job) if isinstance(job, ExportJob) else tasks.import_file(job)
+            answer = _answer(asked)
         except MnistError as error:
             answer = {"error": type(error).__name__, "message": str(error)}
         except Exception as error:

@@ -30,6 +30,7 @@ from mnist_cli.networks.spec import (
 from mnist_cli.training.checkpoint import Checkpoint
 
 _LOGITS = "logits"
+_CHUNK = 250  # images: a hundred MB between two layers of usual width
 
 
 def build(checkpoint: Checkpoint, *, raw: bool) -> Any:
@@ -108,7 +109,13 @@ def logits(path: Path, images: Array) -> Array:
     model = keras.models.load_model(path, compile=False)
     until_logits = keras.Model(model.inputs, model.get_layer(_LOGITS).output)
     shaped = images if len(model.inputs[0].shape) == 3 else images[..., None]
-    return np.asarray(until_logits.predict(shaped, batch_size=256, verbose=0))
+    return answers(until_logits, shaped)
+
+
+def answers(model: Any, images: Array) -> Array:
+    """Return what a model answers, computed without compiling it, which takes longer once."""
+    parts = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
+    return np.concatenate([np.asarray(model(part, training=False)) for part in parts])
 
 
 def to_litert(checkpoint: Checkpoint, *, raw: bool) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mnist_cli.adapters.tensorflow_export import answers
 from mnist_cli.adapters.tensorflow_network import keras
 from mnist_cli.arrays import Array
 from mnist_cli.errors import CheckpointError
@@ -32,7 +33,7 @@ def read(path: Path) -> Source:
     network = finish(_through_model(model, Flow.start(dims)))
 
     def compute(images: Array) -> Array:
-        return np.asarray(model.predict(images.reshape(-1, *dims), batch_size=256, verbose=0))
+        return answers(model, images.reshape(-1, *dims))
 
     return Source(network, compute, "0-1", takes_integers="int" in str(model.inputs[0].dtype))
 

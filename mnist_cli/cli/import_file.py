@@ -12,7 +12,7 @@ from mnist_cli.cli import options
 from mnist_cli.cli.options import RESULTS
 from mnist_cli.cli.output import print_json, say, say_written
 
-_PIXELS = ("mnist", "0-1", "0-255", "-1-1")
+PIXELS = ("mnist", "0-1", "0-255", "-1-1")
 
 
 def import_file(
@@ -34,7 +34,7 @@ def import_file(
         options.choice(
             help="How pixels enter the file: mnist (mean 0.1307, std 0.3081), 0-1, 0-255, -1-1, or "
             "MEAN,STD.",
-            values=_PIXELS,
+            values=PIXELS,
             show_default="by the file's framework",
         ),
     ] = None,

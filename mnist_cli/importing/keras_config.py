@@ -5,6 +5,7 @@ Keras' own ``safe_mode`` stays on as well. `adapters.tensorflow_import` does the
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 from mnist_cli.errors import CheckpointError
 from mnist_cli.importing.flow import cannot
+from mnist_cli.importing.source import MAX_BYTES
 
 MODELS = {"Sequential", "Functional", "Model"}
 # Nothing in prediction.
@@ -79,10 +81,14 @@ def require_safe(path: Path) -> None:
 
 
 def _zip_config(path: Path) -> bytes:
+    import h5py
+
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo("config.json")
         if info.file_size > _MAX_CONFIG_BYTES:
             raise CheckpointError(f"{path} has a configuration of {info.file_size:,} bytes.")
+        with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as weights:
+            _require_contained(path, weights)
         return archive.read(info)
 
 
@@ -95,12 +101,15 @@ def _h5_config(path: Path) -> str:
             raise CheckpointError(
                 f"{path} has weights and no network. Save the whole model, model.save(FILE)."
             )
-        _require_internal(path, file)
+        _require_contained(path, file)
         return config.decode() if isinstance(config, bytes) else str(config)
 
 
-def _require_internal(path: Path, group: Any) -> None:
-    """Raise `CheckpointError` if arrays lie in other files, which would be read."""
+def _require_contained(path: Path, group: Any, budget: int = MAX_BYTES) -> int:
+    """Return how many bytes of ``budget`` the arrays of an HDF5 group leave, once unpacked.
+
+    Raises `CheckpointError` if that is too few, or if arrays lie in other files.
+    """
     import h5py
 
     for name in group:
@@ -109,9 +118,14 @@ def _require_internal(path: Path, group: Any) -> None:
             continue
         is_outside = isinstance(link, h5py.ExternalLink)
         if not is_outside and isinstance(group[name], h5py.Group):
-            _require_internal(path, group[name])
+            budget = _require_contained(path, group[name], budget)
         elif is_outside or group[name].external or group[name].is_virtual:
             raise CheckpointError(f"{path} has {name} in another file: that is refused.")
+        else:
+            budget -= group[name].nbytes
+    if budget < 0:
+        raise CheckpointError(f"{path} has more than {MAX_BYTES:,} bytes of weights, unpacked.")
+    return budget
 
 
 def _layers(model: Any) -> Iterator[dict[str, Any]]:

@@ -85,6 +85,9 @@ def _load_external(model: Any, path: Path) -> None:
     """Read the arrays that lie in files beside the graph, and in no other folder."""
     import onnx
 
+    attributes = [each for node in model.graph.node for each in node.attribute]
+    if any(each.t.data_location == onnx.TensorProto.EXTERNAL for each in attributes):
+        raise CheckpointError(f"{path} has a constant in another file: that is refused.")
     folder, total = path.parent.resolve(), path.stat().st_size
     for tensor in model.graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -186,7 +189,8 @@ class _Trace:
         opset = onnx.helper.make_opsetid("", self.opset)
         one = onnx.helper.make_model(graph, opset_imports=[opset])
         feeds = {name: array for name, array in zip(names, inputs, strict=True) if name}
-        return np.asarray(ReferenceEvaluator(one).run(None, feeds)[0])
+        results: Any = ReferenceEvaluator(one).run(None, feeds)
+        return np.asarray(results[0])
 
 
 def _applied(

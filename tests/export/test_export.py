@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,13 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Outcome
-from convert_driver import kept_processes, save_model
+from convert_driver import Runtimes, kept_processes, save_model
 
 from mnist_cli import export_model
+from mnist_cli.cli import export, import_file
 from mnist_cli.config import NETWORKS
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.errors import FrameworkError, OutputError, UsageError
 from mnist_cli.export.formats import FORMATS
+from mnist_cli.importing.source import PIXELS
 from mnist_cli.prediction import Model
 from mnist_cli.runners import process
 from mnist_cli.training import checkpoint
@@ -48,14 +49,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runtimes() -> Iterator[Any]:
-    with kept_processes() as run, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "run", run)
-        yield run
+def runtimes() -> Iterator[Runtimes]:
+    with kept_processes() as kept:
+        yield kept
 
 
 @pytest.fixture(scope="module")
-def exported(models: Path, runtimes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(models: Path, runtimes: Runtimes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with each network in each format: writing them verifies them."""
     folder = tmp_path_factory.mktemp("exports")
     for name in LINES:
@@ -115,20 +115,26 @@ def test_an_onnx_file_is_valid_and_takes_any_number_of_raw_pixels(
         np.testing.assert_allclose(found, expected[name][:count], atol=TOLERANCE)
 
 
-def test_keras_loads_its_files_without_this_package(
+def test_keras_and_litert_load_their_files_without_this_package(
     exported: Path, expected: dict[str, np.ndarray]
 ) -> None:
     code = (
-        "import json, keras, numpy, pathlib\n"
+        "import json, keras, numpy, pathlib, tensorflow as tf\n"
         "images = numpy.load('images.npy')\n"
         "files = sorted(pathlib.Path().glob('*.keras'))\n"
         "models = {file.stem: keras.models.load_model(file) for file in files}\n"
-        "print(json.dumps({n: m.predict(images, verbose=0).tolist() for n, m in models.items()}))\n"
+        "found = {n: m(images).numpy().tolist() for n, m in models.items()}\n"
+        "for file in pathlib.Path().glob('*.tflite'):\n"
+        "    run = tf.lite.Interpreter(str(file)).get_signature_runner()\n"
+        "    answers = run(images=images)['probabilities'].tolist()\n"
+        "    found[file.stem] = [found[file.stem], answers]\n"
+        "print(json.dumps(found))\n"
     )
     found = _run_elsewhere(code, exported)
     assert found.keys() == LINES.keys()
-    for name, values in found.items():
-        np.testing.assert_allclose(values, expected[name], atol=TOLERANCE)
+    for name, (keras_values, litert_values) in found.items():
+        np.testing.assert_allclose(keras_values, expected[name], atol=TOLERANCE)
+        np.testing.assert_allclose(litert_values, expected[name], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", ["torch", "huggingface"])
@@ -175,9 +181,9 @@ def test_a_hugging_face_folder_has_weights_settings_and_a_card(
         assert text in card
 
 
-@pytest.mark.parametrize("name", ["onnx", "keras"])
+@pytest.mark.parametrize("name", ["onnx", "keras", "tflite"])
 def test_raw_files_take_normalised_images_and_give_logits(
-    models: Path, runtimes: Any, tmp_path: Path, name: str
+    models: Path, runtimes: Runtimes, tmp_path: Path, name: str
 ) -> None:
     (written,) = export_model(
         models / "lenet5.safetensors", name, raw=True, output=tmp_path / f"raw.{name}"
@@ -187,7 +193,7 @@ def test_raw_files_take_normalised_images_and_give_logits(
 
 
 def test_what_differs_is_not_kept(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtimes: Any
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtimes: Runtimes
 ) -> None:
     def disturbed(job: Any, on_event: Any) -> dict[str, Any]:
         logits = np.array(runtimes(job, on_event)["logits"])
@@ -201,29 +207,25 @@ def test_what_differs_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_full_disk_leaves_nothing(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtimes: Any, name: str
+    models: Path, exported: Path, tmp_path: Path, runtimes: Runtimes, name: str
 ) -> None:
-    monkeypatch.undo()
-    # A limit on the size of files stands in for a full disk: more than the 1,000 images take, less
-    # than the model.
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with kept_processes() as run, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "run", run)
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (800_000, limits[1]))
-            with pytest.raises(OutputError, match=f"Cannot write the {name} file"):
-                export_model(models / "cnn.safetensors", name, output=tmp_path)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, handler)
+    # A limit on the size of files stands in for a full disk: less than the CNN takes.
+    worker = runtimes.processes[FORMATS[name].runtime].pid
+    limits = resource.prlimit(worker, resource.RLIMIT_FSIZE)
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (800_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=f"Cannot write the {name} file"):
+            export_model(models / "cnn.safetensors", name, output=tmp_path)
+    finally:
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_other_files_is_not_replaced_and_an_export_is(
-    models: Path, tmp_path: Path, runtimes: Any
+    models: Path, tmp_path: Path, runtimes: Runtimes
 ) -> None:
     place = tmp_path / "mlp-torch"
     place.mkdir()
@@ -263,7 +265,7 @@ def test_onnx_that_is_not_installed_is_named_with_its_extra(
 
 
 def test_the_command_says_what_it_wrote(
-    mnist: Mnist, models: Path, tmp_path: Path, runtimes: Any
+    mnist: Mnist, models: Path, tmp_path: Path, runtimes: Runtimes
 ) -> None:
     command = ("export", "mlp", "--to", "onnx", "--results-dir", tmp_path)
     (tmp_path / "models").mkdir()
@@ -276,3 +278,9 @@ def test_the_command_says_what_it_wrote(
         "onnx",
         (tmp_path / "exports" / "mlp.onnx").stat().st_size,
     )
+
+
+def test_the_commands_know_the_formats_and_the_pixels() -> None:
+    # Written out there, because listing the options must not load what knows them.
+    assert tuple(FORMATS) == export.FORMATS
+    assert tuple(PIXELS) == import_file.PIXELS

@@ -1,11 +1,10 @@
-"""Keras files as others write them, made in a process of its own: python keras_models.py FOLDER.
+"""Keras files as others write them, made by its ``main`` in a process of Keras.
 
 The networks are those of public tutorials, by their descriptions, and some that must be refused.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import keras
@@ -121,8 +120,7 @@ def randomise(model: keras.Model, seed: int) -> None:
             variable.assign(rng.standard_normal(shape) / np.sqrt(np.prod(shape[:-1])))
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
     for seed, (name, model) in enumerate({**tutorials(), **refused()}.items()):
         randomise(model, seed)
         model.save(folder / f"{name}.keras")
@@ -133,7 +131,3 @@ def main() -> None:
         )
     for path in folder.glob("export-*.keras"):  # those that the old format can hold
         keras.models.load_model(path).save(path.with_suffix(".h5"))
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Outcome
-from convert_driver import kept_processes, save_model
+from convert_driver import Runtimes, kept_processes, save_model
 
 from mnist_cli import export_model, import_model
 from mnist_cli.config import NETWORKS
@@ -59,14 +59,13 @@ Mnist = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
-def runtimes() -> Iterator[Any]:
-    with kept_processes() as run, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "run", run)
-        yield run
+def runtimes() -> Iterator[Runtimes]:
+    with kept_processes() as kept:
+        yield kept
 
 
 @pytest.fixture(scope="module")
-def files(runtimes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(runtimes: Runtimes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of files of all kinds, exported here or made by the frameworks themselves."""
     folder = tmp_path_factory.mktemp("files")
     for name, line in LINES.items():
@@ -75,17 +74,8 @@ def files(runtimes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for kind, suffix in (("onnx", ".onnx"), ("keras", ".keras"), ("torch", "")):
             export_model(model, kind, output=folder / f"export-{name}{suffix}", progress=False)
     (folder / "export-gelu.keras").rename(folder / "gelu.keras")  # no .h5 can hold it
-    makers = [
-        subprocess.Popen(
-            [sys.executable, Path(__file__).with_name(f"{name}_models.py"), folder],
-            env=process.process_environment(2),
-            stderr=subprocess.PIPE,
-        )
-        for name in ("torch", "keras")
-    ]
-    for maker in makers:
-        _, said = maker.communicate()
-        assert maker.returncode == 0, said.decode()
+    for framework, script in (("torch", "torch_models.py"), ("tensorflow", "keras_models.py")):
+        runtimes.make(framework, Path(__file__).with_name(script), folder)
     (folder / "gelu.keras").rename(folder / "export-gelu.keras")
     return folder
 
@@ -171,7 +161,7 @@ def test_a_state_dict_without_a_line_is_told_by_its_shapes_and_accuracy(
 
 @pytest.mark.parametrize("name", ["torch-example", "training", "parallel"])
 def test_where_accuracy_says_nothing_the_likeliest_geometry_is_taken(
-    files: Path, tmp_path: Path, runtimes: Any, name: str
+    files: Path, tmp_path: Path, runtimes: Runtimes, name: str
 ) -> None:
     weights = tmp_path / "weights.safetensors"
     job = ImportJob("torch", str(files / f"{name}.pt"), 1, str(weights), "")
@@ -303,8 +293,29 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(
         take(bomb)
 
 
+def test_arrays_in_other_files_and_packed_ones_are_refused_in_hdf5(
+    files: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    import h5py
+
+    path = tmp_path / "model.h5"
+    for name, said in (("link", "in another file"), ("bomb", "bytes of weights, unpacked")):
+        shutil.copy(files / "keras-convnet.h5", path)
+        with h5py.File(path, "a") as file:
+            if name == "link":
+                file["model_weights/link"] = h5py.ExternalLink(str(files / "lambda.h5"), "/")
+            else:
+                zeros = {"shape": (2**30,), "dtype": "f4", "compression": "gzip"}
+                file.create_dataset("model_weights/bomb", **zeros)
+        with pytest.raises(CheckpointError, match=said):
+            keras_config.require_safe(path)
+    assert path.stat().st_size < 1_000_000
+
+
 def test_what_answers_otherwise_than_its_own_runtime_is_not_kept(
-    take: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runtimes: Any
+    take: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runtimes: Runtimes
 ) -> None:
     def disturbed(job: Any, on_event: Any) -> dict[str, Any]:
         result = runtimes(job, on_event)

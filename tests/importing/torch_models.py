@@ -1,4 +1,4 @@
-"""PyTorch files as others write them, made in a process of its own: python torch_models.py FOLDER.
+"""PyTorch files as others write them, made by its ``main`` in a process of PyTorch.
 
 The networks are those of public tutorials, by their descriptions, and some that must be refused.
 """
@@ -6,7 +6,6 @@ The networks are those of public tutorials, by their descriptions, and some that
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -65,9 +64,8 @@ def tutorials() -> dict[str, nn.Module]:
     }  # fmt: skip
 
 
-def main() -> None:
+def main(folder: Path) -> None:
     torch.manual_seed(0)
-    folder = Path(sys.argv[1])
     os.chdir(folder)
     image = torch.zeros(2, 1, 28, 28)
     for name, model in tutorials().items():
@@ -92,7 +90,3 @@ def main() -> None:
     torch.jit.script(model).save("script.pt")
     torch.save({"lstm.weight_ih_l0": torch.zeros(4, 3, 2)}, "recurrent.pt")
     torch.save([1, 2, 3], "list.pt")
-
-
-if __name__ == "__main__":
-    main()
