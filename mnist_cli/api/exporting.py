@@ -158,6 +158,8 @@ def _places(
         (only,) = formats.values()
         if folder.suffix.lower() == only.suffix or (not only.suffix and not folder.is_dir()):
             return dict.fromkeys(formats, folder)
+        if only.suffix and folder.suffix and not folder.is_dir():
+            raise UsageError(f"--output must end in {only.suffix}, or be a folder, not {folder}.")
         if not only.suffix and {each.name for each in folder.iterdir()} <= set(only.files):
             return dict.fromkeys(formats, folder)
     return {name: folder / each.default_name(name, stem) for name, each in formats.items()}

@@ -100,8 +100,9 @@ class Flow:
         if dims not in orders:
             shown = "x".join(map(str, dims)) or "nothing"
             cannot(f"expected an input of {IMAGE_SIZE}x{IMAGE_SIZE} pixels, not {shown}")
-        flat = {"shape": (784,), "maps": INPUT} if dims == (784,) else {"shape": INPUT}
-        return replace(self, order=orders[dims], **flat)  # type: ignore[arg-type]
+        if dims == (784,):
+            return replace(self, order="F", shape=dims, maps=INPUT)
+        return replace(self, order=orders[dims], shape=INPUT, maps=None)
 
     def _then(self, text: str, shape: Shape, **weights: Array) -> Flow:
         """Return the flow after one more step."""
@@ -251,7 +252,7 @@ class Flow:
         if not 0 <= probability < 1:
             cannot(f"a dropout of {probability:g}")
         written = f"{probability:.6f}".rstrip("0").rstrip(".")
-        return self._then(f"dropout {written}", self.shape) if self.steps else self
+        return self._then(f"dropout {written}", self.shape)
 
     def reshape(self, dims: Sequence[int]) -> Flow:
         """Return the value with other axes, without the batch; one may be -1."""
@@ -267,7 +268,8 @@ class Flow:
         if not self.steps:
             return self._arranged(wanted)
         if len(wanted) == 1 and len(self.shape) == 3:
-            return replace(self, shape=wanted, order="F", maps=self.shape, order_before=self.order)
+            maps = self.shape if self.shape[1] > 1 else None  # of 1x1 there is one order
+            return replace(self, shape=wanted, order="F", maps=maps, order_before=self.order)
         cannot(f"it reshapes {self.dims()} to {wanted} between layers")
 
     def transpose(self, axes: Sequence[int]) -> Flow:
@@ -320,7 +322,7 @@ def _same_or_valid(
     }
     largest = max(height, width)
     if (top, left, height) == (0, 0, width) and outputs == {(side - height) // stride + 1}:
-        return weight, "valid"
+        return weight, "valid" if height > 1 else "same"  # 1x1 is both
     if outputs == {(side - 1) // stride + 1}:
         for kernel in range(largest | 1, min(largest + 2 * stride + 3, side + 1), 2):
             above, before = kernel // 2 - top, kernel // 2 - left

@@ -246,6 +246,7 @@ def test_a_folder_of_other_files_is_not_replaced_and_an_export_is(
     [
         ("tensorrt", {}, "Unknown format 'tensorrt'. Choose from onnx, keras"),
         ([], {}, "Name at least one format"),
+        ("keras", {"output": "model.h5"}, "--output must end in .keras, or be a folder"),
         (["onnx", "torch"], {"raw": True}, "--raw does not go with torch"),
     ],
 )
@@ -253,7 +254,7 @@ def test_a_wrong_request_is_a_usage_error(
     models: Path, tmp_path: Path, to: Any, options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        export_model(models / "mlp.safetensors", to, output=tmp_path, **options)
+        export_model(models / "mlp.safetensors", to, **{"output": tmp_path, **options})
 
 
 def test_onnx_that_is_not_installed_is_named_with_its_extra(

@@ -76,6 +76,69 @@ def tutorials() -> dict[str, keras.Model]:
                 layers.Dense(10),
             ]
         ),
+        # the CNN of Keras' old mnist_cnn example
+        "keras-cnn": keras.Sequential(
+            [
+                keras.Input((28, 28, 1)),
+                layers.Conv2D(32, 3, activation="relu"),
+                layers.Conv2D(64, 3, activation="relu"),
+                layers.MaxPooling2D(2),
+                layers.Dropout(0.25),
+                layers.Flatten(),
+                layers.Dense(128, activation="relu"),
+                layers.Dropout(0.5),
+                layers.Dense(10, activation="softmax"),
+            ]
+        ),
+        # tensorflow.org, "Quickstart for experts"
+        "tensorflow-experts": keras.Sequential(
+            [
+                keras.Input((28, 28, 1)),
+                layers.Conv2D(32, 3, activation="relu"),
+                layers.Flatten(),
+                layers.Dense(128, activation="relu"),
+                layers.Dense(10),
+            ]
+        ),
+        # TensorFlow 1's "Deep MNIST for experts"
+        "tensorflow-deep": keras.Sequential(
+            [
+                keras.Input((784,)),
+                layers.Reshape((28, 28, 1)),
+                layers.Conv2D(32, 5, padding="same", activation="relu"),
+                layers.MaxPooling2D(2, padding="same"),
+                layers.Conv2D(64, 5, padding="same", activation="relu"),
+                layers.MaxPooling2D(2, padding="same"),
+                layers.Flatten(),
+                layers.Dense(1024, activation="relu"),
+                layers.Dropout(0.5),
+                layers.Dense(10),
+            ]
+        ),
+        # Nielsen's "Neural networks and deep learning": a sigmoid at the end too
+        "keras-sigmoids": keras.Sequential(
+            [
+                keras.Input((784,)),
+                layers.Dense(30, activation="sigmoid"),
+                layers.Dense(10, activation="sigmoid"),
+            ]
+        ),
+        # as Kaggle's notebooks have them: batch norm after the activation, strides for pools
+        "keras-kaggle": keras.Sequential(
+            [
+                keras.Input((28, 28, 1)),
+                layers.BatchNormalization(),
+                layers.Conv2D(32, 3, activation="relu"),
+                layers.BatchNormalization(),
+                layers.Conv2D(32, 5, strides=2, padding="same", activation="relu"),
+                layers.BatchNormalization(),
+                layers.Dropout(0.4),
+                layers.Conv2D(64, 4, activation="relu"),
+                layers.GlobalAveragePooling2D(),
+                layers.BatchNormalization(),
+                layers.Dense(10, activation="softmax"),
+            ]
+        ),
         "keras-residual": residual,
         "keras-nested": keras.Sequential(
             [

@@ -43,6 +43,14 @@ TUTORIALS = {
     "keras-convnet.h5": "conv 32 valid, relu, pool, conv 64 valid, relu, pool, dropout 0.5",
     "tensorflow-quickstart.keras": "dense 128, relu, dropout 0.2",
     "keras-mlp.keras": "dense 512, relu, dropout 0.2, dense 512, relu",
+    "keras-cnn.keras": "conv 32 valid, relu, conv 64 valid, relu, pool, dropout 0.25, "
+    "dense 128, relu, dropout 0.5",
+    "tensorflow-experts.keras": "conv 32 valid, relu, dense 128, relu",
+    "tensorflow-deep.keras": "conv 32 5x5, relu, pool, conv 64 5x5, relu, pool, dense 1024, relu, "
+    "dropout 0.5",
+    "keras-sigmoids.keras": "dense 30, sigmoid, dense 10, sigmoid",
+    "keras-kaggle.keras": "batchnorm, conv 32 valid, relu, batchnorm, conv 32 7x7 stride 2, relu, "
+    "batchnorm, dropout 0.4, conv 64 4x4 valid, relu, pool avg 10, batchnorm",
     "keras-strided.keras": "conv 6 5x5 stride 2, batchnorm, tanh, conv 5 5x5, sigmoid, conv 4, "
     "relu, pool avg 14",
     "keras-residual.keras": "conv 8, relu, residual(conv 8, batchnorm), relu, pool 4",
@@ -52,6 +60,13 @@ TUTORIALS = {
     "torch-quickstart.onnx": "dense 512, relu, dense 512, relu",
     "torch-lenet.onnx": "conv 6 5x5, sigmoid, pool avg, conv 16 5x5 valid, sigmoid, pool avg, "
     "dense 120, sigmoid, dense 84, sigmoid",
+    "torch-lightning.onnx": "dense 128, relu, dense 256, relu",
+    "torch-blitz.onnx": "conv 6 5x5 valid, relu, pool, conv 16 5x5 valid, relu, pool, "
+    "dense 120, relu, dense 84, relu",
+    "torch-older.onnx": "conv 10 5x5 valid, pool, relu, conv 20 5x5 valid, pool, relu, "
+    "dense 50, relu",
+    "torch-convolutions.onnx": "conv 16 stride 2, relu, conv 16 stride 2, relu, conv 10 1x1, "
+    "pool avg 7",
     "torch-batchnorm.onnx": "conv 8, relu, pool, residual(conv 8), relu, conv 12 stride 2, relu, "
     "pool avg 7, dense 20, batchnorm, tanh",
 }

@@ -54,6 +54,29 @@ def tutorials() -> dict[str, nn.Module]:
             nn.Sigmoid(), nn.AvgPool2d(2, 2), View(), nn.Linear(400, 120), nn.Sigmoid(),
             nn.Linear(120, 84), nn.Sigmoid(), nn.Linear(84, 10),
         ),
+        # Lightning's MNIST example
+        "torch-lightning": nn.Sequential(
+            nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 256), nn.ReLU(),
+            nn.Linear(256, 10), nn.LogSoftmax(1),
+        ),
+        # the network of PyTorch's "60 minute blitz", for 28x28
+        "torch-blitz": nn.Sequential(
+            nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(),
+            nn.MaxPool2d(2), nn.Flatten(), nn.Linear(256, 120), nn.ReLU(), nn.Linear(120, 84),
+            nn.ReLU(), nn.Linear(84, 10),
+        ),
+        # pytorch/examples, mnist, as it was before 2019
+        "torch-older": nn.Sequential(
+            nn.Conv2d(1, 10, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(10, 20, 5), nn.Dropout2d(),
+            nn.MaxPool2d(2), nn.ReLU(), View(), nn.Linear(320, 50), nn.ReLU(), nn.Dropout(),
+            nn.Linear(50, 10), nn.LogSoftmax(1),
+        ),
+        # convolutions alone, as in "Striving for simplicity"
+        "torch-convolutions": nn.Sequential(
+            nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(16, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ),
         "torch-batchnorm": nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
             nn.MaxPool2d(2), Skip(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))),
