@@ -1,7 +1,7 @@
 """Train, evaluate and compare digit classifiers in PyTorch, TensorFlow and from-scratch NumPy.
 
-    from mnist_cli import collect, compare, evaluate, evaluate_all, load_model, measure_robustness
-    from mnist_cli import predict, sweep_batch, train
+    from mnist_cli import collect, compare, evaluate, evaluate_all, export_model, import_model
+    from mnist_cli import load_model, measure_robustness, predict, sweep_batch, train
 
 Importing this package loads nothing heavy: no framework, not even NumPy. Each function is loaded
 with its first use.
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mnist_cli.api.collecting import collect
     from mnist_cli.api.comparing import compare, sweep_batch
     from mnist_cli.api.evaluating import evaluate_all, measure_robustness
+    from mnist_cli.api.exporting import export_model
+    from mnist_cli.api.importing import import_model
     from mnist_cli.api.reading import load_model, predict
     from mnist_cli.api.training import evaluate, train
 
@@ -22,6 +24,8 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_all",
+    "export_model",
+    "import_model",
     "load_model",
     "measure_robustness",
     "predict",
@@ -34,6 +38,8 @@ _MODULES = {
     "compare": "comparing",
     "evaluate": "training",
     "evaluate_all": "evaluating",
+    "export_model": "exporting",
+    "import_model": "importing",
     "load_model": "reading",
     "measure_robustness": "evaluating",
     "predict": "reading",

@@ -8,6 +8,7 @@ from __future__ import annotations
 _FRAMEWORKS = {
     "jax": "JAX",
     "numpy": "NumPy",
+    "onnx": "ONNX Runtime",
     "tensorflow": "TensorFlow",
     "torch": "PyTorch",
 }

@@ -85,8 +85,12 @@ def test_names_and_defaults_are_those_of_the_options() -> None:
         "models",
         "robustness",
     }
-    functions = {"evaluate": ("evaluate", "evaluate_all", "measure_robustness")}
-    for name in ("train", "evaluate", "compare", "sweep_batch", "predict"):
+    functions = {
+        "evaluate": ("evaluate", "evaluate_all", "measure_robustness"),
+        "export": ("export_model",),
+        "import_file": ("import_model",),
+    }
+    for name in ("train", "evaluate", "compare", "sweep_batch", "predict", *functions):
         module = importlib.import_module(f"mnist_cli.cli.{name}")
         api = {
             parameter: value

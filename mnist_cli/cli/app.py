@@ -13,6 +13,8 @@ from mnist_cli.cli.collect import collect
 from mnist_cli.cli.compare import compare
 from mnist_cli.cli.draw import draw
 from mnist_cli.cli.evaluate import evaluate
+from mnist_cli.cli.export import export
+from mnist_cli.cli.import_file import import_file
 from mnist_cli.cli.info import info
 from mnist_cli.cli.networks import networks
 from mnist_cli.cli.output import say
@@ -41,10 +43,12 @@ for command in (
     predict,
     collect,
     draw,
+    export,
     report,
     info,
 ):
     app.command()(command)
+app.command("import")(import_file)  # a word of Python
 
 
 def _show_version(wanted: bool) -> None:

@@ -68,7 +68,42 @@ class PredictJob:
     device: str = "auto"
 
 
-Job: TypeAlias = TrainJob | EvaluateJob | PredictJob
+@dataclass(frozen=True)
+class ExportJob:
+    """An export of a saved model to ``path``, in the format ``to`` of `export.formats`.
+
+    Its result holds the ``logits`` that the format's own runtime computes of ``images``, (N, 28,
+    28) uint8 in a .npy file. ``framework`` is that runtime.
+    """
+
+    framework: str
+    checkpoint: str
+    threads: int
+    to: str
+    path: str
+    images: str
+    raw: bool = False
+
+
+@dataclass(frozen=True)
+class ImportJob:
+    """A model of another program: its result holds the fields of an `importing.flow.Network`.
+
+    The weights are written to ``weights``, a safetensors file, under canonical names. ``images``
+    are as in `ExportJob`; they enter as ``pixels`` says, by `importing.source.PIXELS`, and
+    ``outputs`` are what the model's own runtime makes of them. Of a file of PyTorch's, which has
+    weights alone, the result is the ``order`` of their names.
+    """
+
+    framework: str
+    file: str
+    threads: int
+    weights: str
+    images: str
+    pixels: str | None = None
+
+
+Job: TypeAlias = TrainJob | EvaluateJob | PredictJob | ExportJob | ImportJob
 
 
 @dataclass(frozen=True)

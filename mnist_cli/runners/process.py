@@ -29,7 +29,16 @@ from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError, MnistError
 from mnist_cli.names import framework_name
 from mnist_cli.runners import tasks
-from mnist_cli.runners.base import EvaluateJob, Job, OnEvent, Outcome, PredictJob, TrainJob
+from mnist_cli.runners.base import (
+    EvaluateJob,
+    ExportJob,
+    ImportJob,
+    Job,
+    OnEvent,
+    Outcome,
+    PredictJob,
+    TrainJob,
+)
 
 Execute: TypeAlias = Callable[[Job, OnEvent], dict[str, Any]]  # as `run` does
 _GRACE_SECONDS = 10
@@ -207,6 +216,10 @@ def main() -> None:
                 result = tasks.evaluate(job)
             case PredictJob():
                 result = tasks.predict(job)
+            case ExportJob():
+                result = tasks.export(job)
+            case ImportJob():
+                result = tasks.import_file(job)
         emit({"event": "result", "result": result})
     except MnistError as error:
         emit({"event": "error", "type": type(error).__name__, "message": str(error)})
@@ -237,7 +250,7 @@ def read_job(line: str) -> Job:
     """Return the job whose `job_json` is ``line``."""
     values = json.loads(line)
     task = values.pop("task")
-    for kind in (EvaluateJob, PredictJob):
+    for kind in (EvaluateJob, PredictJob, ExportJob, ImportJob):
         if task == kind.__name__:
             return kind(**values)
     spec, config = ModelSpec(**values.pop("spec")), TrainConfig(**values.pop("config"))

@@ -1,4 +1,4 @@
-"""What the process of a job does: train, evaluate or predict.
+"""What the process of a job does: train, evaluate, predict, export or import.
 
 It is the only process that imports a framework.
 """
@@ -12,7 +12,14 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from mnist_cli.runners.base import EvaluateJob, OnEvent, PredictJob, TrainJob
+from mnist_cli.runners.base import (
+    EvaluateJob,
+    ExportJob,
+    ImportJob,
+    OnEvent,
+    PredictJob,
+    TrainJob,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,6 +220,45 @@ def predict(job: PredictJob) -> dict[str, Any]:
     import numpy as np
 
     return {"logits": _logits(job, np.load(job.images)).tolist()}
+
+
+def export(job: ExportJob) -> dict[str, Any]:
+    """Write a model in another format and return the logits that it has there as JSON."""
+    from pathlib import Path
+
+    import numpy as np
+
+    from mnist_cli.errors import FrameworkError, MnistError, OutputError
+    from mnist_cli.export.formats import FORMATS
+    from mnist_cli.training import checkpoint, recipe
+
+    model = checkpoint.load(Path(job.checkpoint))
+    exporter, path = FORMATS[job.to].exporter, Path(job.path)
+    images = np.load(job.images)
+    if job.raw:
+        images = recipe.normalize(images, mean=model.pixel_mean, std=model.pixel_std)
+    try:
+        exporter.export(model, path, raw=job.raw)
+    except MnistError:
+        raise
+    except Exception as error:  # the writers raise errors of their own for a full disk
+        raise OutputError(
+            f"Cannot write the {job.to} file: {error}. Free space, or choose another --output."
+        ) from error
+    try:
+        return {"logits": exporter.verify(path, images).tolist()}
+    except Exception as error:
+        raise FrameworkError(
+            f"The {job.to} file was written, but its own runtime cannot read it "
+            f"({type(error).__name__}: {error}). Nothing is kept."
+        ) from error
+
+
+def import_file(job: ImportJob) -> dict[str, Any]:
+    """Read a model of another program and return what `ImportJob` says."""
+    from mnist_cli.importing import reading
+
+    return reading.read(job)
 
 
 def _logits(job: EvaluateJob | PredictJob, images: Array) -> Array:

@@ -1,0 +1,1 @@
+"""Models in the formats of others: one file per format, each with ``export`` and ``verify``."""

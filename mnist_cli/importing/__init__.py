@@ -1,0 +1,1 @@
+"""Models of other programs: each reader traces a file's layers as a `flow.Flow`."""
