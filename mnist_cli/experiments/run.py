@@ -209,6 +209,7 @@ def _run_quietly(
     def execute() -> RunRecord:
         return RunRecord.from_json(process.run(job, on_event, timeout_seconds=timeout_seconds))
 
+    assert isinstance(job, TrainJob)  # a comparison has no others
     return run_quietly(execute, observer, uses_gpu=job.device != "cpu").to_json()
 
 

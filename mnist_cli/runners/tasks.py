@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mnist_cli.training.loop import TrainingData
 
 _PICTURES_PER_EVENT = 50
-_BFLOAT16_NOTE = "This processor has no instructions for bfloat16: float32 would be faster."
 
 # The fields of `TrainConfig` that a `RunRecord` has too.
 _RECORDED_SETTINGS = (
@@ -70,8 +69,8 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         "threads": job.threads,
         **adapter.environment(),
     }
-    if job.config.precision == "bfloat16" and machine.emulates_bfloat16(environment):
-        emit({"event": "note", "text": _BFLOAT16_NOTE})
+    for note in _precision_notes(job, environment):
+        emit({"event": "note", "text": note})
     path = Path(job.local(job.checkpoint)) if job.checkpoint else None
     start = _initial_state(job, dataset, len(data.train.labels), environment, path, emit)
     emit({"event": "phase", "name": "warming up"})
@@ -110,6 +109,20 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         emit({"event": "phase", "name": "calibrating"})
         loop.calibrate(classifier, data, path)
     return record.to_json()
+
+
+def _precision_notes(job: TrainJob, environment: dict[str, Any]) -> list[str]:
+    """Return why bfloat16 does not pay in a run, if it does not: see docs/performance.md."""
+    from mnist_cli import machine
+    from mnist_cli.networks import spec
+
+    if job.config.precision != "bfloat16" or environment["device"] != "cpu":
+        return []
+    if machine.emulates_bfloat16(environment):
+        return ["This processor has no instructions for bfloat16: float32 would be faster."]
+    if not any(isinstance(layer, spec.Conv) for layer in spec.parameter_layers(job.spec)):
+        return ["Without convolutions bfloat16 gains nothing on a CPU: float32 is as fast."]
+    return []
 
 
 def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, TrainingData]:

@@ -54,6 +54,7 @@ PROMISES = {
     ),
     "mlp": (
         ("numpy", "bare torch loop", 2.0),
+        ("torch", "bare torch loop", 1.0),
         ("jax", JITTED, 1.0),
         *(("numpy", name, 3.0) for name in SKLEARN),
     ),

@@ -19,6 +19,7 @@ from mnist_cli.conditions import Conditions
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.data import registry
 from mnist_cli.data.registry import load_dataset
+from mnist_cli.networks.language import find_network
 from mnist_cli.networks.spec import parameter_count
 from mnist_cli.records import EpochRecord, RunRecord
 from mnist_cli.runners import tasks
@@ -57,18 +58,37 @@ def train(small_data: Path) -> Callable[..., RunRecord]:
     return train
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_bfloat16_without_instructions_for_it_is_noted_before_the_training(
-    train: Callable[..., RunRecord], monkeypatch: pytest.MonkeyPatch, precision: str
+@pytest.mark.parametrize(
+    ("precision", "is_emulated", "said"),
+    [
+        ("float32", True, ""),
+        ("bfloat16", True, "no instructions for bfloat16"),
+        ("bfloat16", False, "Without convolutions bfloat16 gains nothing"),  # an MLP
+    ],
+)
+def test_bfloat16_that_does_not_pay_is_noted_before_the_training(
+    train: Callable[..., RunRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    is_emulated: bool,
+    said: str,
 ) -> None:
-    monkeypatch.setattr(machine, "emulates_bfloat16", lambda environment: True)
+    monkeypatch.setattr(machine, "emulates_bfloat16", lambda environment: is_emulated)
     events: list[dict[str, Any]] = []
     train(events.append, config={"precision": precision})
     kinds = [event["event"] for event in events]
     notes = [event["text"] for event in events if event["event"] == "note"]
-    assert any("no instructions for bfloat16" in text for text in notes) == (precision != "float32")
-    if notes:
+    assert any("bfloat16" in text for text in notes) == bool(said)
+    if said:
+        assert said in notes[0]
         assert kinds.index("note") < kinds.index("epoch")
+
+
+@pytest.mark.parametrize("network", ["cnn", "residual(conv 1, relu)"])
+def test_convolutions_gain_from_bfloat16(network: str) -> None:
+    job = TrainJob("fake", find_network(network), TrainConfig(precision="bfloat16"), 1)
+    environment = {"device": "cpu", "cpu_isa": "AVX512_CORE_BF16"}
+    assert tasks._precision_notes(job, environment) == []
 
 
 def test_a_record_names_every_setting_of_its_run(
