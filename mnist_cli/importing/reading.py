@@ -113,7 +113,7 @@ def _source(framework: str, path: Path) -> source.Source:
         from mnist_cli.adapters import tensorflow_import
 
         return tensorflow_import.read(path)
-    except MnistError:
+    except (MnistError, ImportError):
         raise
     except Exception as error:  # a graph that contradicts itself fails in any way
         raise CheckpointError(

@@ -12,6 +12,8 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from mnist_cli.errors import FrameworkError, MnistError, OutputError
+from mnist_cli.names import framework_name
 from mnist_cli.runners.base import (
     EvaluateJob,
     ExportJob,
@@ -241,7 +243,6 @@ def export(job: ExportJob) -> dict[str, Any]:
 
     import numpy as np
 
-    from mnist_cli.errors import FrameworkError, MnistError, OutputError
     from mnist_cli.export.formats import FORMATS
     from mnist_cli.training import checkpoint, recipe
 
@@ -254,12 +255,16 @@ def export(job: ExportJob) -> dict[str, Any]:
         exporter.export(model, path, raw=job.raw)
     except MnistError:
         raise
+    except ImportError as error:
+        raise _missing(job.framework, error) from error
     except Exception as error:  # the writers raise errors of their own for a full disk
         raise OutputError(
             f"Cannot write the {job.to} file: {error}. Free space, or choose another --output."
         ) from error
     try:
         return {"logits": exporter.verify(path, images).tolist()}
+    except ImportError as error:
+        raise _missing(job.framework, error) from error
     except Exception as error:
         raise FrameworkError(
             f"The {job.to} file was written, but its own runtime cannot read it "
@@ -271,7 +276,17 @@ def import_file(job: ImportJob) -> dict[str, Any]:
     """Read a model of another program and return what `ImportJob` says."""
     from mnist_cli.importing import reading
 
-    return reading.read(job)
+    try:
+        return reading.read(job)
+    except ImportError as error:
+        raise _missing(job.framework, error) from error
+
+
+def _missing(framework: str, error: ImportError) -> FrameworkError:
+    return FrameworkError(
+        f"{framework_name(framework)} cannot be imported ({error}). "
+        "Install it into this environment."
+    )
 
 
 def _logits(job: EvaluateJob | PredictJob, images: Array) -> Array:

@@ -15,11 +15,11 @@ from convert_driver import Runtimes, kept_processes, save_model
 
 from mnist_cli import export_model, import_model
 from mnist_cli.config import NETWORKS
-from mnist_cli.errors import CheckpointError, OutputError, UsageError
+from mnist_cli.errors import CheckpointError, FrameworkError, OutputError, UsageError
 from mnist_cli.importing import keras_config, reading, state_dict
 from mnist_cli.networks.language import find_network
-from mnist_cli.runners import process
-from mnist_cli.runners.base import ImportJob
+from mnist_cli.runners import process, tasks
+from mnist_cli.runners.base import ExportJob, ImportJob
 from mnist_cli.training import checkpoint
 from mnist_cli.training.checkpoint import PRETRAINED
 
@@ -342,6 +342,23 @@ def test_what_answers_otherwise_than_its_own_runtime_is_not_kept(
         with pytest.raises(CheckpointError, match="answers otherwise than its own runtime"):
             take(name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_runtime_that_cannot_be_imported_is_named(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    out = str(tmp_path / "out")
+    jobs = {
+        tasks.import_file: ImportJob("onnx", str(files / "export-mlp.onnx"), 1, out, out),
+        tasks.export: ExportJob(
+            "onnx", str(files / "mlp.safetensors"), 1, "onnx", out, str(files / "images.npy")
+        ),
+    }
+    np.save(files / "images.npy", np.zeros((2, 28, 28), np.uint8))
+    for task, job in jobs.items():
+        with pytest.raises(FrameworkError, match="ONNX Runtime cannot be imported"):
+            task(job)
 
 
 def test_a_full_disk_leaves_nothing(files: Path, small_data: Path, tmp_path: Path) -> None:
