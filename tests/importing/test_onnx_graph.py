@@ -173,6 +173,16 @@ def test_what_a_line_cannot_say_is_named(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("batch", [1, 4, 0])
+def test_a_graph_for_a_fixed_number_of_images_comes_in(tmp_path: Path, batch: int) -> None:
+    arrays = _arrays(w=(784, 10), b=(10,)) | {"flat": np.array([batch or 1, 784])}
+    nodes = [("Reshape", ["x", "flat"], "f", {}), ("Gemm", ["f", "w", "b"], "y", {})]
+    dims = (batch, 1, 28, 28) if batch else (28, 28)
+    found = _read(tmp_path, _graph(nodes, arrays, dims=dims))
+    assert found.network.line == "dense 10"
+    _require_same_logits(found, IMAGES)
+
+
 def test_pixels_that_are_inverted_are_refused(tmp_path: Path) -> None:
     one = np.ones(1, np.float32)
     found = _read(tmp_path, _flat(("Mul", ["x", "c"], "h", {}), c=-one))
