@@ -159,7 +159,8 @@ class _Trace:
         if node.op_type == "Reshape" and arrays[:1] and arrays[0][:1] == [self.batch]:
             arrays[0] = np.array([0, *arrays[0][1:]])
         if node.op_type == "Shape":  # 0 for the batch: reshaping takes it as "as it was"
-            return np.array([0, *flows[0].dims()])
+            sizes = np.array([0, *flows[0].dims()])
+            return sizes[attributes.get("start", 0) : attributes.get("end")]
         if len(flows) == 2 and node.op_type == "Add":
             return flows[0].plus(flows[1])
         if len(flows) > 1:
