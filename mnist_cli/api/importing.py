@@ -172,7 +172,7 @@ def _read_weights(
 ) -> _Found:
     from mnist_cli import adapters
     from mnist_cli.importing import reading, state_dict
-    from mnist_cli.importing.source import parse_pixels
+    from mnist_cli.importing.source import PIXELS, parse_pixels
     from mnist_cli.networks.language import find_network
     from mnist_cli.training import checkpoint, evaluation
 
@@ -188,7 +188,7 @@ def _read_weights(
     is_ours = {"line", "pixel_mean", "pixel_std"} <= set(facts)
     if pixels is None and is_ours:
         pixels = f"{json.loads(facts['pixel_mean'])},{json.loads(facts['pixel_std'])}"
-    mean, std = parse_pixels(pixels or "mnist")
+    mean, std = chosen = parse_pixels(pixels or "mnist")
     notes = () if pixels else ("Pixels enter as mnist, as in PyTorch's examples; else --pixels.",)
     if arch is not None or is_ours:
         line = find_network(arch).line if arch is not None else json.loads(facts["line"])
@@ -199,7 +199,15 @@ def _read_weights(
         return evaluation.accuracy(logits, data.train_labels[:_SCORED])
 
     network, tried = state_dict.infer(tensors, score)
-    return _Found(network, mean, std, notes=(state_dict.described(network, tried), *notes))
+    best = score(network)
+    for name in PIXELS if pixels is None and best < _POOR_ACCURACY else ():
+        mean, std = PIXELS[name]
+        other, more = state_dict.infer(tensors, score)
+        tried += more
+        if score(other) > best:
+            best, network, chosen = score(other), other, (mean, std)
+            notes = (f"Pixels enter as {name}, with which it is right most often; else --pixels.",)
+    return _Found(network, *chosen, notes=(state_dict.described(network, tried), *notes))
 
 
 def _classifier(network: Network, threads: int) -> Classifier:

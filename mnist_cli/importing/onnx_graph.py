@@ -39,7 +39,7 @@ def read(path: Path) -> Source:
     if len(inputs) != 1 or len(model.graph.output) != 1:
         cannot(f"it has {len(inputs)} inputs and {len(model.graph.output)} outputs, not one each")
     batch, dims = _dims(inputs[0])
-    network = finish(_Trace(model).run(inputs[0].name, Flow.start(dims)))
+    network = finish(_Trace(model, batch or 1).run(inputs[0].name, Flow.start(dims)))
     kind = onnx.helper.tensor_dtype_to_np_dtype(inputs[0].type.tensor_type.elem_type)
 
     def compute(images: Array) -> Array:
@@ -47,11 +47,13 @@ def read(path: Path) -> Source:
 
         session = session_of(model)
         shaped = images.astype(kind).reshape(-1, *dims)
-        # One at a time in a graph for one image, which may have no axis for a batch at all.
-        parts = [shaped] if batch is None else [each[None] if batch else each for each in shaped]
-        return np.concatenate(
-            [next(iter(session(each).values())).reshape(-1, 10) for each in parts]
-        )
+        if batch is None:
+            return np.asarray(next(iter(session(shaped).values())))
+        # As many at a time as the graph is for; it may have no axis for a batch at all.
+        lots = np.resize(shaped, (-(-len(shaped) // max(batch, 1)), max(batch, 1), *dims))
+        parts = [session(lot if batch else lot[0]) for lot in lots]
+        answers = np.concatenate([next(iter(part.values())).reshape(-1, 10) for part in parts])
+        return np.asarray(answers[: len(images)])
 
     return Source(network, compute, _pixels(model), takes_integers=kind.kind in "ui")
 
@@ -64,12 +66,10 @@ def _damaged(path: Path) -> CheckpointError:
 
 
 def _dims(value: Any) -> tuple[int | None, tuple[int, ...]]:
-    """Return the batch of an input, 1, None if it is open or 0 if it has none, and its axes."""
+    """Return the batch of an input, None if it is open or 0 if it has none, and its axes."""
     sizes = [each.dim_value for each in value.type.tensor_type.shape.dim]  # 0: open
     if np.prod(sizes) == 28 * 28 and sizes[0] != 1:
         return 0, tuple(sizes)
-    if sizes and sizes[0] > 1:
-        cannot(f"its batch has {sizes[0]} images, fixed; export it with an open batch size")
     return (sizes[0] or None) if sizes else 0, tuple(sizes[1:])
 
 
@@ -119,9 +119,10 @@ def _load_external(model: Any, path: Path) -> None:
 class _Trace:
     """The values of a graph as far as they are known: constants, and flows made of the image."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, batch: int) -> None:
         import onnx
 
+        self.batch = batch
         self.model = model
         self.opset = max(
             (each.version for each in model.opset_import if not each.domain), default=1
@@ -153,16 +154,19 @@ class _Trace:
             return self._folded(node, inputs)
         import onnx
 
+        arrays = [each for each in inputs if isinstance(each, np.ndarray)]
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        if node.op_type == "Reshape" and arrays[:1] and arrays[0][:1] == [self.batch]:
+            arrays[0] = np.array([0, *arrays[0][1:]])
         if node.op_type == "Shape":  # 0 for the batch: reshaping takes it as "as it was"
-            return np.array([0, *flows[0].dims()])
+            sizes = np.array([0, *flows[0].dims()])
+            return sizes[attributes.get("start", 0) : attributes.get("end")]
         if len(flows) == 2 and node.op_type == "Add":
             return flows[0].plus(flows[1])
         if len(flows) > 1:
             cannot(f"{node.op_type} of two values made of the image")
         if inputs[0] is not flows[0] and node.op_type not in ("Add", "Mul"):
             cannot(f"{node.op_type} with the image as its second input")
-        arrays = [each for each in inputs if isinstance(each, np.ndarray)]
         return _applied(node.op_type, flows[0], arrays, attributes, self.opset)
 
     def _folded(self, node: Any, inputs: list[Any]) -> Array:

@@ -174,6 +174,21 @@ def test_a_state_dict_without_a_line_is_told_by_its_shapes_and_accuracy(
     assert "Warning: only" in found.notes[-1]
 
 
+def test_pixels_of_a_state_dict_are_told_by_accuracy_too(
+    take: Callable[..., Any], tmp_path: Path
+) -> None:
+    import safetensors.numpy as st
+
+    weights = checkpoint.load(PRETRAINED).weights
+    first = weights["conv1.weight"]
+    weights["conv1.bias"] -= first.sum((1, 2, 3)) * np.float32(0.1307 / 0.3081)
+    weights["conv1.weight"] = first / np.float32(255 * 0.3081)  # now for pixels of 0-255
+    st.save_file(weights, tmp_path / "bare.safetensors")
+    found, _ = take(tmp_path / "bare.safetensors")
+    assert (found.pixel_mean, found.pixel_std) == (0, 1 / 255)
+    assert "Pixels enter as 0-255" in found.notes[1]
+
+
 @pytest.mark.parametrize("name", ["torch-example", "training", "parallel"])
 def test_where_accuracy_says_nothing_the_likeliest_geometry_is_taken(
     files: Path, tmp_path: Path, runtimes: Runtimes, name: str

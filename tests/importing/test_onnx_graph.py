@@ -111,7 +111,7 @@ def test_channels_last_around_convolutions_as_tf2onnx_writes_them_come_in(tmp_pa
         ("Conv", ["p", "w1", "b1"], "c", {"strides": [2, 2]}),
         ("Tanh", ["c"], "r", {}),
         ("Transpose", ["r"], "t2", {"perm": [0, 2, 3, 1]}),
-        ("Shape", ["t2"], "s", {}),
+        ("Shape", ["t2"], "s", {"start": 0, "end": 2}),
         ("Gather", ["s", "first"], "n", {}),
         ("Concat", ["n", "rest"], "shape", {"axis": 0}),
         ("Reshape", ["t2", "shape"], "f", {}),
@@ -171,6 +171,16 @@ def test_what_a_line_cannot_say_is_named(
     with pytest.raises(CheckpointError, match=said) as error:
         _read(tmp_path, _flat(*nodes, **constants))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 0])
+def test_a_graph_for_a_fixed_number_of_images_comes_in(tmp_path: Path, batch: int) -> None:
+    arrays = _arrays(w=(784, 10), b=(10,)) | {"flat": np.array([batch or 1, 784])}
+    nodes = [("Reshape", ["x", "flat"], "f", {}), ("Gemm", ["f", "w", "b"], "y", {})]
+    dims = (batch, 1, 28, 28) if batch else (28, 28)
+    found = _read(tmp_path, _graph(nodes, arrays, dims=dims))
+    assert found.network.line == "dense 10"
+    _require_same_logits(found, IMAGES)
 
 
 def test_pixels_that_are_inverted_are_refused(tmp_path: Path) -> None:
