@@ -54,6 +54,7 @@ class State:
     models: Models
     models_dir: Path
     keep_dir: Path
+    results_dir: Path = Path("results")
     quick: Lane = field(default_factory=lambda: Lane("quick"))
     slow: Lane = field(default_factory=lambda: Lane("slow"))
 
