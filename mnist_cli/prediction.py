@@ -144,7 +144,10 @@ def _find_files(name: str) -> list[str]:
 
 
 class Model:
-    """A loaded model that reads pictures; ``checkpoint`` has its weights and its history."""
+    """A loaded model that reads pictures.
+
+    ``checkpoint`` has its weights and its history, ``path`` is the file it was loaded from.
+    """
 
     def __init__(
         self,
@@ -167,8 +170,8 @@ class Model:
         def classifier_of(model: checkpoint.Checkpoint) -> Classifier:
             return model.classifier(adapter, device="cpu", threads=self._threads)
 
-        self._path = model or PRETRAINED
-        self.checkpoint = checkpoint.load(self._path)
+        self.path = model or PRETRAINED
+        self.checkpoint = checkpoint.load(self.path)
         self.calibration = self.checkpoint.calibration or DEFAULT_CALIBRATION
         self._framework = framework
         self._device = device
@@ -182,7 +185,7 @@ class Model:
 
         The limits of evidence for a split were measured with it.
         """
-        if self._path == PRETRAINED:
+        if self.path == PRETRAINED:
             return self._classifier
         return self._classifier_of(checkpoint.load(PRETRAINED))
 
@@ -295,7 +298,7 @@ class Model:
             np.save(path, images)
             job = PredictJob(
                 framework=self._framework,
-                checkpoint=str(self._path),
+                checkpoint=str(self.path),
                 threads=self._threads,
                 images=str(path),
                 device=self._device,

@@ -59,4 +59,18 @@ class PredictJob:
     device: str = "auto"
 
 
-Job: TypeAlias = TrainJob | EvaluateJob | PredictJob
+@dataclass(frozen=True)
+class MapJob:
+    """A map of test digits by what a layer makes of them: see `mapping`.
+
+    Its result holds the arrays of a `mapping.DigitMap` as base64 of float32, and their shapes.
+    """
+
+    checkpoint: str
+    layer: int
+    method: str
+    threads: int
+    framework: str = "numpy"
+
+
+Job: TypeAlias = TrainJob | EvaluateJob | PredictJob | MapJob

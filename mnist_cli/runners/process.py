@@ -27,7 +27,7 @@ from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError, MnistError
 from mnist_cli.names import framework_name
 from mnist_cli.runners import tasks
-from mnist_cli.runners.base import EvaluateJob, Job, OnEvent, PredictJob, TrainJob
+from mnist_cli.runners.base import EvaluateJob, Job, MapJob, OnEvent, PredictJob, TrainJob
 
 _GRACE_SECONDS = 10
 
@@ -170,6 +170,8 @@ def main() -> None:
                 result = tasks.evaluate(job)
             case PredictJob():
                 result = tasks.predict(job)
+            case MapJob():
+                result = tasks.map_digits(job, emit)
         emit({"event": "result", "result": result})
     except MnistError as error:
         emit({"event": "error", "type": type(error).__name__, "message": str(error)})
@@ -194,7 +196,7 @@ def _exit_with_parent() -> None:
 def _read_job(line: str) -> Job:
     values = json.loads(line)
     task = values.pop("task")
-    for kind in (EvaluateJob, PredictJob):
+    for kind in (EvaluateJob, PredictJob, MapJob):
         if task == kind.__name__:
             return kind(**values)
     spec, config = ModelSpec(**values.pop("spec")), TrainConfig(**values.pop("config"))

@@ -6,5 +6,6 @@
 
 export const VIEWS = [
   { id: 'answers', title: 'Answers', load: () => import('./answers.js') },
+  { id: 'map', title: 'Map', load: () => import('./digit_map.js') },
   { id: 'compare', title: 'Compare', load: () => import('./compare.js'), hidesBoard: true },
 ];
