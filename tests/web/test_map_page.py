@@ -43,7 +43,7 @@ def test_digits_are_drawn_and_the_drawing_moves_among_them(map_page: Callable[..
         nearest = f"{digit}, {digit}, {digit}, {digit} and {digit}"
         expect(landing).to_contain_text(f"The nearest in this layer are {nearest}.")
         places.append(paper.page.locator(".drawing circle").bounding_box())
-        assert paper.text(".drawing text") == str(digit)
+        assert paper.page.locator(".drawing text").text_content() == str(digit)
         assert paper.page.locator(".links path").count() == 5
         paper.page.keyboard.press("c")
         expect(paper.page.locator(".drawing circle")).to_have_count(0)

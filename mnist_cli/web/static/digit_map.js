@@ -78,6 +78,7 @@ export function mount(panel, page) {
       }
     } catch (error) {
       working.hidden = true;
+      panel.setAttribute('aria-busy', 'false');
       page.say(error.message);
     }
   }
@@ -88,7 +89,8 @@ export function mount(panel, page) {
     field.root.classList.remove('is-old');
     panel.setAttribute('aria-busy', 'false');
     const share = method === 'pca' ? ` The two directions hold ${Math.round(100 * (explained[0] + explained[1]))}% of the variance.` : '';
-    setText(facts, `${plural(points.length, 'test digit')}, ${wrong.length} misread (ringed).${share}`);
+    const listing = wrong.length > MOST_MISREAD ? `; the first ${MOST_MISREAD} are below` : '';
+    setText(facts, `${plural(points.length, 'test digit')}, ${wrong.length} misread (ringed)${listing}.${share}`);
     misread.replaceChildren(
       ...wrong.slice(0, MOST_MISREAD).map((number) => {
         const canvas = digitCanvas({ 'aria-hidden': 'true' });
