@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +18,7 @@ from starlette.routing import Route
 from mnist_cli import mapping
 from mnist_cli.arrays import IMAGE_SIZE, Array
 from mnist_cli.machine import available_cores
+from mnist_cli.prediction import Model
 from mnist_cli.runners import process
 from mnist_cli.runners.base import MapJob
 from mnist_cli.scratch import plain
@@ -26,7 +26,6 @@ from mnist_cli.training import recipe
 from mnist_cli.web import predicting
 from mnist_cli.web.http import RequestError, read_json
 from mnist_cli.web.http import field as field_of
-from mnist_cli.web.models import NamedModel
 from mnist_cli.web.state import State, model_named, state_of
 
 # Maps that are kept, the newest: about 6 MB each of a large layer.
@@ -39,8 +38,9 @@ Key: TypeAlias = tuple[str, int, str]  # model, layer, method
 
 @dataclass
 class _Entry:
-    """A map, or how far it is. ``asked_at`` is by the monotonic clock."""
+    """A map of a model, or how far it is. ``asked_at`` is by the monotonic clock."""
 
+    model: Model
     asked_at: float
     phase: str = "waiting for its turn"
     share: float = 0.0
@@ -56,17 +56,17 @@ class Maps:
         self._entries: dict[Key, _Entry] = {}
         self._turn = threading.Lock()
 
-    def ask(self, key: Key, path: Path) -> _Entry:
-        """Return a map that may still be computed, of the model file ``path``.
+    def ask(self, key: Key, model: Model) -> _Entry:
+        """Return a map that may still be computed; of a model of that name before, it is not.
 
         Raises what has ended the computation; asked again, it begins anew.
         """
         entry = self._entries.get(key)
-        if entry is None:
-            entry = self._entries[key] = _Entry(time.monotonic())
+        if entry is None or entry.model is not model:
+            entry = self._entries[key] = _Entry(model, time.monotonic())
             # A daemon: its process ends with the server, which does not wait for it.
             threading.Thread(
-                target=self._compute, args=(key, path, entry), name="map", daemon=True
+                target=self._compute, args=(key, entry), name="map", daemon=True
             ).start()
         entry.asked_at = time.monotonic()
         if entry.error is not None:
@@ -74,14 +74,14 @@ class Maps:
             raise entry.error
         return entry
 
-    def made(self, key: Key) -> _Entry:
+    def made(self, key: Key, model: Model) -> _Entry:
         """Return a map that has been computed. Raises `RequestError` if it has not."""
         entry = self._entries.get(key)
-        if entry is None or entry.made is None:
+        if entry is None or entry.model is not model or entry.made is None:
             raise RequestError(404, "This map has not been computed yet. GET /api/map does it.")
         return entry
 
-    def _compute(self, key: Key, path: Path, entry: _Entry) -> None:
+    def _compute(self, key: Key, entry: _Entry) -> None:
         with self._turn:
             if time.monotonic() - entry.asked_at > FORGOTTEN_SECONDS:
                 self._entries.pop(key, None)
@@ -93,7 +93,9 @@ class Maps:
                 entry.phase, entry.share = event["name"], event["share"]
 
             try:
-                result = process.run(MapJob(str(path), layer, method, threads), on_event)
+                result = process.run(
+                    MapJob(str(entry.model.path), layer, method, threads), on_event
+                )
                 entry.made = mapping.DigitMap.from_json(result)
             except Exception as error:  # told to whoever asks for the map
                 entry.error = error
@@ -106,7 +108,7 @@ async def show_map(request: Request) -> Response:
     """`GET /api/map`: the points of a layer, or how far their computation is."""
     state = state_of(request)
     key = _key_of(state, dict(request.query_params))
-    entry = _maps(state).ask(key, model_named(state, key[0]).model.path)
+    entry = _maps(state).ask(key, model_named(state, key[0]).model)
     if entry.made is None:
         return JSONResponse({"phase": entry.phase, "share": entry.share}, 202)
     return JSONResponse(
@@ -129,10 +131,8 @@ async def place(request: Request) -> Response:
     document = await read_json(request)
     key = _key_of(state, document)
     image = _image_of(document)
-    entry = _maps(state).made(key)
-    return JSONResponse(
-        await state.quick.run(partial(_place, entry, model_named(state, key[0]), image, key))
-    )
+    entry = _maps(state).made(key, model_named(state, key[0]).model)
+    return JSONResponse(await state.quick.run(_place, entry, image, key))
 
 
 def _maps(state: State) -> Maps:
@@ -176,11 +176,11 @@ def _digits() -> dict[str, Any]:
     }
 
 
-def _place(entry: _Entry, named: NamedModel, image: Array, key: Key) -> dict[str, Any]:
+def _place(entry: _Entry, image: Array, key: Key) -> dict[str, Any]:
     """Return what `POST /api/map` says, by the model as it was loaded."""
     assert entry.made is not None
     _, layer, method = key
-    made = named.model.checkpoint
+    made = entry.model.checkpoint
     entry.network = entry.network or mapping.build(made.spec, made.weights)
     pixels = recipe.normalize(image[np.newaxis], mean=made.pixel_mean, std=made.pixel_std)
     (outputs,) = mapping.outputs(entry.network, pixels, layer)

@@ -21,6 +21,9 @@ from mnist_cli.errors import CheckpointError
 from mnist_cli.runners import process
 from mnist_cli.runners.base import MapJob
 from mnist_cli.web import digit_map
+from mnist_cli.web.models import load_models
+from mnist_cli.web.server import create_app
+from mnist_cli.web.state import State
 
 MAP = "/api/map?model=cnn&layer=10&method=pca"
 BLANK = base64.b64encode(bytes(784)).decode()
@@ -120,6 +123,20 @@ def test_a_map_is_computed_once_for_each_model_layer_and_method(
     for address in (MAP, MAP, MAP.replace("10", "9"), MAP.replace("pca", "tsne"), MAP):
         assert map_of(app, address)[0].status == 200
     assert [(job.layer, job.method) for job in jobs] == [(10, "pca"), (9, "pca"), (10, "tsne")]
+
+
+def test_another_model_of_the_name_has_a_map_of_its_own(tmp_path: Path, jobs: list[MapJob]) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    save_model(models, "cnn")
+    state = State(load_models(models), models, tmp_path)
+    app = create_app(state)
+    assert map_of(app)[0].status == 200
+    (old,) = state.models.named
+    object.__setattr__(old, "model", load_models(models).named[0].model)
+    assert ask(app, "POST", "/api/map", **as_json(PLACE)).status == 404
+    assert map_of(app)[0].status == 200
+    assert len(jobs) == 2
 
 
 def test_old_maps_are_given_up(
