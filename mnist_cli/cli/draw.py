@@ -11,14 +11,16 @@ from mnist_cli.cli import options
 from mnist_cli.cli.options import RESULTS
 from mnist_cli.cli.output import print_json, say
 
-_MODELS = RESULTS / "models"
-
 
 def draw(
+    results_dir: options.ResultsDir = RESULTS,
     models_dir: Annotated[
-        Path,
-        typer.Option(help="Folder of models; the packaged one answers if it has none."),
-    ] = _MODELS,
+        Path | None,
+        typer.Option(
+            help="Folder of models; the packaged one answers if it has none.",
+            show_default="models in the results folder",
+        ),
+    ] = None,
     keep_dir: Annotated[
         Path, typer.Option(help="Folder for drawings that are kept with a label.")
     ] = Path("my-digits"),
@@ -38,14 +40,17 @@ def draw(
     from mnist_cli.web.models import load_models
     from mnist_cli.web.state import State
 
-    if models_dir != _MODELS and not models_dir.is_dir():
+    if results_dir != RESULTS and not results_dir.is_dir():
+        raise UsageError(f"--results-dir should be a folder, not {results_dir}.")
+    if models_dir is not None and not models_dir.is_dir():
         raise UsageError(f"--models-dir should be a folder, not {models_dir}.")
+    models_dir = models_dir or results_dir / "models"
     listening = server.listen(host, port)
     token = None if security.is_loopback(host) else security.new_token()
     models = load_models(models_dir)
     for line in models.problems:
         say(" ".join(line.split()))
-    state = State(models, models_dir, keep_dir)
+    state = State(models, models_dir, keep_dir, results_dir)
     address = server.address_of(listening, token)
     if as_json:
         print_json({"address": address, "models": [named.name for named in models.named]})

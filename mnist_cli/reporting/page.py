@@ -12,7 +12,7 @@ from mnist_cli.names import model_name
 from mnist_cli.reporting.tables import Document, caption, table, warning_lines
 from mnist_cli.reporting.verdicts import network_lines, verdicts
 
-_TITLES = {
+TITLES = {
     COMPARISON: "Comparison of frameworks and networks",
     SWEEP: "Comparison of batch sizes",
 }
@@ -25,7 +25,7 @@ def render_page(documents: Mapping[str, Document], charts: Sequence[tuple[Path, 
     """
     parts = []
     for name, document in documents.items():
-        parts += [f"<h2>{_TITLES[name]}</h2>", document_html(document)]
+        parts += [f"<h2>{TITLES[name]}</h2>", document_html(document)]
     parts.append("<h2>Charts</h2>")
     for path, description in charts:
         image = base64.b64encode(path.read_bytes()).decode("ascii")

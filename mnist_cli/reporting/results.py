@@ -27,7 +27,7 @@ def load_documents(folder: Path) -> Mapping[str, Document]:
     """
     paths = {name: folder / f"{name}.json" for name in CHARTS}
     documents = {name: load_document(path) for name, path in paths.items() if path.exists()}
-    if not documents and not _training_paths(folder):
+    if not documents and not training_paths(folder):
         raise RecordError(
             f"No records in {folder}. Make them with 'mnist compare', 'mnist sweep-batch' or "
             "'mnist train', or name another folder with --results-dir."
@@ -67,9 +67,9 @@ def _draw_samples(records: list[RunRecord], path: Path) -> list[Chart]:
 def draw_report(documents: Mapping[str, Document], folder: Path) -> list[Path]:
     """Draw every chart whose records are in ``folder``, and the page; return their paths."""
     charts = [chart for name in documents for chart in draw_document(name, documents[name], folder)]
-    for path in _training_paths(folder):
+    for path in training_paths(folder):
         chart = path.with_suffix(".png")
-        training.draw(_training_record(path), chart)
+        training.draw(training_record(path), chart)
         charts.append((chart, training.DESCRIPTION))
     page = folder / "report.html"
     with replacing(page) as temporary:
@@ -77,11 +77,13 @@ def draw_report(documents: Mapping[str, Document], folder: Path) -> list[Path]:
     return [*(path for path, _ in charts), page]
 
 
-def _training_paths(folder: Path) -> list[Path]:
+def training_paths(folder: Path) -> list[Path]:
+    """Return the records of `mnist train` in a results folder, by name."""
     return sorted(folder.glob("*_training.json"))
 
 
-def _training_record(path: Path) -> RunRecord:
+def training_record(path: Path) -> RunRecord:
+    """Return a record of `mnist train`. Raises `RecordError` if it is damaged."""
     try:
         return RunRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

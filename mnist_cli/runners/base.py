@@ -69,6 +69,20 @@ class PredictJob:
 
 
 @dataclass(frozen=True)
+class MapJob:
+    """A map of test digits by what a layer makes of them: see `mapping`.
+
+    Its result holds the arrays of a `mapping.DigitMap` as base64 of float32, and their shapes.
+    """
+
+    checkpoint: str
+    layer: int
+    method: str
+    threads: int
+    framework: str = "numpy"
+
+
+@dataclass(frozen=True)
 class ExportJob:
     """An export of a saved model to ``path``, in the format ``to`` of `export.formats`.
 
@@ -103,7 +117,7 @@ class ImportJob:
     pixels: str | None = None
 
 
-Job: TypeAlias = TrainJob | EvaluateJob | PredictJob | ExportJob | ImportJob
+Job: TypeAlias = TrainJob | EvaluateJob | PredictJob | ExportJob | ImportJob | MapJob
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from mnist_cli.runners.base import (
     ExportJob,
     ImportJob,
     Job,
+    MapJob,
     OnEvent,
     Outcome,
     PredictJob,
@@ -220,6 +221,8 @@ def main() -> None:
                 result = tasks.export(job)
             case ImportJob():
                 result = tasks.import_file(job)
+            case MapJob():
+                result = tasks.map_digits(job, emit)
         emit({"event": "result", "result": result})
     except MnistError as error:
         emit({"event": "error", "type": type(error).__name__, "message": str(error)})
@@ -250,7 +253,7 @@ def read_job(line: str) -> Job:
     """Return the job whose `job_json` is ``line``."""
     values = json.loads(line)
     task = values.pop("task")
-    for kind in (EvaluateJob, PredictJob, ExportJob, ImportJob):
+    for kind in (EvaluateJob, PredictJob, ExportJob, ImportJob, MapJob):
         if task == kind.__name__:
             return kind(**values)
     spec, config = ModelSpec(**values.pop("spec")), TrainConfig(**values.pop("config"))

@@ -1,4 +1,4 @@
-"""What the process of a job does: train, evaluate, predict, export or import.
+"""What the process of a job does: train, evaluate, predict, map, export or import.
 
 It is the only process that imports a framework.
 """
@@ -18,6 +18,7 @@ from mnist_cli.runners.base import (
     EvaluateJob,
     ExportJob,
     ImportJob,
+    MapJob,
     OnEvent,
     PredictJob,
     TrainJob,
@@ -287,6 +288,28 @@ def _missing(framework: str, error: ImportError) -> FrameworkError:
         f"{framework_name(framework)} cannot be imported ({error}). "
         "Install it into this environment."
     )
+
+
+def map_digits(job: MapJob, emit: OnEvent) -> dict[str, Any]:
+    """Return the map that `MapJob` asks for, as JSON."""
+    from pathlib import Path
+
+    from mnist_cli import mapping
+    from mnist_cli.data.registry import load_dataset
+    from mnist_cli.training import checkpoint, recipe
+
+    def told(name: str, share: float) -> None:
+        emit({"event": "phase", "name": name, "share": share})
+
+    told("loading the test digits", 0.0)
+    model = checkpoint.load(Path(job.checkpoint))
+    dataset = load_dataset()
+    indices = mapping.chosen(dataset)[: mapping.point_count(model.spec, job.layer)]
+    images = recipe.normalize(
+        dataset.test_images[indices], mean=model.pixel_mean, std=model.pixel_std
+    )
+    network = mapping.build(model.spec, model.weights)
+    return mapping.compute(network, images, job.layer, job.method, told).to_json()
 
 
 def _logits(job: EvaluateJob | PredictJob, images: Array) -> Array:

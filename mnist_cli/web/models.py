@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mnist_cli import mapping
 from mnist_cli.errors import MnistError
 from mnist_cli.names import model_name
 from mnist_cli.networks.spec import parameter_count
@@ -39,6 +40,7 @@ class NamedModel:
             "epochs": made.model_epoch.epoch,
             "test_accuracy": made.model_epoch.test_accuracy,
             "rejects": made.config.reject,
+            "layers": mapping.layers(made.spec),
         }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import Request
 
@@ -48,14 +48,17 @@ class State:
     """What a request's endpoint finds with `state_of`.
 
     ``quick`` computes answers of milliseconds, with ``models``. ``slow`` is for what takes longer;
-    it must not use the classifiers of ``models`` but build its own.
+    it must not use the classifiers of ``models`` but build its own. ``memory`` has what a view
+    keeps between requests, by a name of its own.
     """
 
     models: Models
     models_dir: Path
     keep_dir: Path
+    results_dir: Path = Path("results")
     quick: Lane = field(default_factory=lambda: Lane("quick"))
     slow: Lane = field(default_factory=lambda: Lane("slow"))
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 def state_of(request: Request) -> State:

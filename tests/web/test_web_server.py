@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
-from conftest import Outcome
+from outcomes import Outcome
 from web_samples import drawn, png, running, save_model
 
 from mnist_cli.web import connections
@@ -106,6 +106,7 @@ def test_a_port_in_use_is_told(mnist: Mnist) -> None:
         (("--host", "no such host"), "--host should be an address of this machine"),
         (("--host", "x" * 300), "--host should be an address of this machine"),
         (("--models-dir", "nowhere"), "--models-dir should be a folder"),
+        (("--results-dir", "nowhere"), "--results-dir should be a folder"),
     ],
 )
 def test_wrong_usage_is_one_line(mnist: Mnist, arguments: tuple[str, ...], says: str) -> None:
