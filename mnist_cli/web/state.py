@@ -7,10 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
 
+from mnist_cli.prediction import Model
 from mnist_cli.web.http import RequestError
 from mnist_cli.web.models import Models, NamedModel
 
@@ -48,7 +50,8 @@ class State:
     """What a request's endpoint finds with `state_of`.
 
     ``quick`` computes answers of milliseconds, with ``models``. ``slow`` is for what takes longer;
-    it must not use the classifiers of ``models`` but build its own.
+    it must not use the classifiers of ``models`` but build its own. ``gathered`` is what `inside`
+    has computed of many digits, while a model is loaded; it belongs to ``slow``.
     """
 
     models: Models
@@ -56,6 +59,7 @@ class State:
     keep_dir: Path
     quick: Lane = field(default_factory=lambda: Lane("quick"))
     slow: Lane = field(default_factory=lambda: Lane("slow"))
+    gathered: WeakKeyDictionary[Model, Any] = field(default_factory=WeakKeyDictionary)
 
 
 def state_of(request: Request) -> State:
