@@ -204,7 +204,7 @@ def arithmetic(
         "steps": [
             {"layer": name, "value": value} for name, value in trace.steps(stage, unit, place)
         ],
-        "value": float(stage.outputs[(unit, *place, 0)]),
+        "value": float(stage.outputs[at]),
     }
 
 

@@ -193,8 +193,9 @@ class Trace:
 
     def steps(self, stage: Stage, unit: int, place: tuple[int, ...]) -> list[tuple[str, float]]:
         """Return what a unit has at a place after each layer of its stage, the first image's."""
+        at = (unit, *place, 0)
         return [
-            (str(layer), float(values[(unit, *place, 0)]))
+            (str(layer), float(values[at]))
             for layer, values in zip(stage.layers, stage.values, strict=True)
             if not isinstance(layer, Flatten)
         ]
