@@ -24,6 +24,7 @@ from mnist_cli.data.registry import load_dataset
 from mnist_cli.networks.spec import Conv
 from mnist_cli.prediction import Model
 from mnist_cli.training import evaluation, recipe
+from mnist_cli.training.checkpoint import Checkpoint
 from mnist_cli.web import tracing
 from mnist_cli.web.http import RequestError, field, read_json, require_between
 from mnist_cli.web.predicting import as_base64
@@ -153,7 +154,7 @@ def inside(
     """
     trace = _trace(model, edits)
     with _one_thread():
-        logits = trace.forward(_normalised(model, image[np.newaxis]))[0]
+        logits = trace.forward(_normalised(model.checkpoint, image[np.newaxis]))[0]
         layers = [_layer_json(stage) for stage in trace.stages]
         chosen = int(logits.argmax()) if digit is None else digit
         pixels = gradient_times_ink(model, trace, image, chosen)
@@ -187,7 +188,7 @@ def arithmetic(
     """Return what `POST /api/inside/unit` answers: the sum of a unit at a place, term by term."""
     trace = _trace(model, edits)
     with _one_thread():
-        trace.forward(_normalised(model, image[np.newaxis]))
+        trace.forward(_normalised(model.checkpoint, image[np.newaxis]))
     stage = trace.stages[number]
     place = tracing.peak(stage, unit) if place is None else place
     at = (unit, *place, 0)
@@ -215,7 +216,7 @@ def accuracy_of(model: Model, edits: Sequence[Edit]) -> dict[str, Any]:
     right = 0
     for chunk, labels in _chunks(digits.test_images, digits.test_labels):
         with _one_thread():
-            logits = trace.forward(_normalised(model, chunk))
+            logits = trace.forward(_normalised(model.checkpoint, chunk))
         right += round(evaluation.accuracy(logits, labels) * len(labels))
     return {"right": right, "of": len(digits.test_labels)}
 
@@ -251,7 +252,7 @@ def nearest(state: State, model: Model, image: Array) -> dict[str, Any]:
     if gathered.trained == count:
         trace = _trace(model)
         with _one_thread():
-            trace.forward(_normalised(model, image[np.newaxis]))
+            trace.forward(_normalised(model.checkpoint, image[np.newaxis]))
             distances = np.linalg.norm(gathered.features - trace.features[0], axis=1)
         order = np.argsort(distances, kind="stable")[:NEAREST]
         found = [
@@ -292,7 +293,7 @@ class _Gathered:
 
     def __init__(self, model: Model) -> None:
         self._trace = _trace(model)
-        self._normalised = partial(_normalised, model)
+        self._normalised = partial(_normalised, model.checkpoint)  # the model must be free to go
         width = int(np.prod(self._trace.stages[-1].before))
         count = max(NEAREST, min(TRAIN_DIGITS, MAX_FEATURE_BYTES // (4 * width)))
         self.features = np.empty((count, width), np.float32)
@@ -356,8 +357,7 @@ def _trace(model: Model, edits: Sequence[Edit] = ()) -> Trace:
     return Trace(model.checkpoint.spec, model.checkpoint.weights, edits)
 
 
-def _normalised(model: Model, images: Array) -> Array:
-    made = model.checkpoint
+def _normalised(made: Checkpoint, images: Array) -> Array:
     return recipe.normalize(images, mean=made.pixel_mean, std=made.pixel_std)
 
 

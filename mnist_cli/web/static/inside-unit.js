@@ -29,11 +29,11 @@ export function createInspector(view) {
     sums.root.hidden = !isPinned || !view.seen?.layers[pinned.layer]?.units;
   }
   function inspect(layer, unit, { isPinned = false, place = null } = {}) {
-    pointed = layer === null ? null : { layer, unit };
+    if (layer !== null) pointed = { layer, unit };
+    else if (pinned) pointed = null; // else it stays: the page must not jump below the pointer
     if (isPinned) {
       pinned = { layer, unit, place };
       sums.update();
-      if (matchMedia('(max-width: 75rem)').matches) root.scrollIntoView({ block: 'nearest' });
     }
     show();
   }
@@ -64,6 +64,7 @@ function createResponds(view) {
   let wanted = null;
 
   function draw({ weights: image, strongest, done, of }) {
+    root.setAttribute('aria-busy', 'false');
     weights.hidden = !image;
     if (image) {
       [canvas.height, canvas.width] = image.shape;
@@ -89,10 +90,13 @@ function createResponds(view) {
   function show(unit) {
     root.hidden = !unit;
     const key = unit && `${view.model} ${unit.layer} ${unit.unit}`;
-    if (wanted?.key === key) return;
+    const isNew = wanted?.key !== key;
     wanted = unit && { key, ...unit };
-    if (known.has(key)) draw(known.get(key));
-    else if (unit) ask();
+    if (!unit) return;
+    if (!known.has(key)) {
+      if (isNew) root.setAttribute('aria-busy', 'true'); // what is shown is still that of another
+      ask();
+    } else if (isNew) draw(known.get(key));
   }
   return { root, show };
 }
@@ -113,10 +117,9 @@ function createSums(view, pinned) {
     'div',
     { class: 'sums', hidden: true },
     element('h4', { text: 'Number by number' }),
+    element('div', { class: 'change' }, off, element('label', { class: 'width' }, element('span', { text: 'Bias' }), bias, shown)),
     where,
     element('table', {}, element('thead', {}, element('tr', {}, ...head.map((text) => element('th', { scope: 'col', text })))), body, foot),
-    element('label', { class: 'width' }, element('span', { text: 'Bias' }), bias, shown),
-    element('div', { class: 'actions' }, off),
   );
   const edit = () => view.edits.find(({ layer, unit }) => layer === pinned().layer && unit === pinned().unit) ?? {};
   const change = (part) => {
@@ -127,7 +130,9 @@ function createSums(view, pinned) {
     const unit = pinned();
     if (!unit || !view.seen?.layers[unit.layer]?.units) return;
     const { layer, unit: index, place } = unit;
-    const answer = await view.ask('api/inside/unit', { layer, unit: index, place }, () => unit !== pinned());
+    const { edits } = view; // an older answer would move the slider back under the hand
+    const isStale = () => unit !== pinned() || edits !== view.edits;
+    const answer = await view.ask('api/inside/unit', { layer, unit: index, place }, isStale);
     if (answer) show(answer, view.seen.layers[layer]);
   });
 

@@ -44,9 +44,10 @@ export function mount(panel, page) {
   const inspector = createInspector(view);
 
   view.refresh = latest(async () => {
-    const digit = view.digit;
+    const { digit, edits } = view;
     const before = page.pixels;
-    const answer = await view.ask('api/inside', { digit }, () => digit !== view.digit);
+    const isStale = () => digit !== view.digit || edits !== view.edits;
+    const answer = await view.ask('api/inside', { digit }, isStale);
     if (!answer) return;
     view.seen = answer;
     layers.update(answer);
