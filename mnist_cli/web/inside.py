@@ -57,7 +57,7 @@ async def look_at_unit(request: Request) -> Response:
     """`POST /api/inside/unit`: the sum of one unit, number by number."""
     state, document = state_of(request), await read_json(request)
     model, image = model_named(state, field(document, "model", str)).model, _image(document)
-    stage, unit = _stage_and_unit(document, model)
+    stage, unit = _stage_and_unit(document, _trace(model).stages)
     if not tracing.unit_count(stage):
         raise RequestError(400, f'"layer" should be one with weights, not {stage.title}.')
     place = _place(document, stage)
@@ -69,7 +69,7 @@ async def responds(request: Request) -> Response:
     """`POST /api/inside/responds`: a unit's weights and the test digits it responds to most."""
     state, document = state_of(request), await read_json(request)
     model = model_named(state, field(document, "model", str)).model
-    _, unit = _stage_and_unit(document, model)
+    _, unit = _stage_and_unit(document, _trace(model).stages)
     work = partial(responses, state, model, document["layer"], unit)
     return JSONResponse(await state.slow.run(work))
 
@@ -100,9 +100,8 @@ def _image(document: dict[str, Any]) -> Array:
         raise RequestError(400, '"image" should be base64 of 784 bytes.') from error
 
 
-def _stage_and_unit(document: dict[str, Any], model: Model) -> tuple[Stage, int]:
+def _stage_and_unit(document: dict[str, Any], stages: Sequence[Stage]) -> tuple[Stage, int]:
     """Return what "layer" and "unit" name."""
-    stages = _trace(model).stages
     number = field(document, "layer", int)
     require_between("layer", number, 0, len(stages) - 1)
     unit = field(document, "unit", int)
@@ -129,9 +128,10 @@ def _edits(document: dict[str, Any], model: Model) -> list[Edit]:
         raise RequestError(400, '"edits" should be a list of objects with "layer" and "unit".')
     if len(listed) > MAX_EDITS:
         raise RequestError(400, f'"edits" should be at most {MAX_EDITS}.')
+    stages = _trace(model).stages if listed else []
     edits = []
     for each in listed:
-        stage, unit = _stage_and_unit(each, model)
+        stage, unit = _stage_and_unit(each, stages)
         if not tracing.unit_count(stage):
             raise RequestError(400, f'"edits" should name layers with weights, not {stage.title}.')
         bias = None
