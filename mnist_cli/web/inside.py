@@ -20,8 +20,6 @@ from starlette.routing import Route
 from threadpoolctl import ThreadpoolController
 
 from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array
-from mnist_cli.data.registry import load_dataset
-from mnist_cli.networks.spec import Conv
 from mnist_cli.prediction import Model
 from mnist_cli.training import evaluation, recipe
 from mnist_cli.training.checkpoint import Checkpoint
@@ -271,6 +269,8 @@ class _Digits:
     """The digits of MNIST that the view compares with, whatever a model was trained on."""
 
     def __init__(self) -> None:
+        from mnist_cli.data.registry import load_dataset  # not needed until a view looks inside
+
         data = load_dataset("mnist")
         self.train_images = data.train_images[:TRAIN_DIGITS].copy()  # lets go of the rest
         self.train_labels = data.train_labels[:TRAIN_DIGITS].copy()
@@ -372,7 +372,6 @@ def _layer_json(stage: Stage) -> dict[str, Any]:
         "title": stage.title,
         "shape": stage.after,
         "inputs": stage.before,
-        "kind": "conv" if isinstance(stage.main, Conv) else type(stage.main).__name__.lower(),
         "inside": stage.inside,
         "units": tracing.unit_count(stage),
         **_as_int8(stage.outputs[:MAX_SHOWN, ..., 0]),
