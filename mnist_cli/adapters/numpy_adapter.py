@@ -160,29 +160,27 @@ def _layers(
         has_parameters = fast > 0  # before the layer: else it needs no gradient of its inputs
         for layer in network[fast:]:
             built.append(
-                _general_layer(
-                    layer, weights, gradients, masks, needs_input_gradient=has_parameters
-                )
+                general_layer(layer, weights, gradients, masks, needs_input_gradient=has_parameters)
             )
             has_parameters = has_parameters or bool(layer.parameter_shapes())
         built.append(general.ImagesFirst())
     return built
 
 
-def _arrays(layer: networks.Layer, *parameters: Parameters) -> list[Array]:
+def _arrays(layer: networks.Layer, *parameters: Parameters | Weights) -> list[Array]:
     """Return weights and biases of a layer, then their gradients."""
     return [each[name] for each in parameters for name in layer.parameter_shapes()]
 
 
-def _general_layer(
+def general_layer(
     layer: networks.Layer,
-    weights: Parameters,
-    gradients: Parameters,
+    weights: Parameters | Weights,
+    gradients: Parameters | Weights,
     masks: Iterator[int],
     *,
     needs_input_gradient: bool,
 ) -> Layer:
-    """Return a layer of `general`; ``masks`` counts the dropouts."""
+    """Return a layer of `general`; ``masks`` counts the dropouts. Weights are canonical."""
     arrays = _arrays(layer, weights, gradients)
     match layer:
         case networks.Conv():
@@ -210,7 +208,7 @@ def _general_layer(
             return general.Flatten()
         case networks.Residual():
             body = [
-                _general_layer(each, weights, gradients, masks, needs_input_gradient=True)
+                general_layer(each, weights, gradients, masks, needs_input_gradient=True)
                 for each in layer.body
             ]
             return general.Residual(body)

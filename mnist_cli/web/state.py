@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
 
+from mnist_cli.prediction import Model
 from mnist_cli.web.http import RequestError
 from mnist_cli.web.models import Models, NamedModel
 
@@ -49,7 +51,8 @@ class State:
 
     ``quick`` computes answers of milliseconds, with ``models``. ``slow`` is for what takes longer;
     it must not use the classifiers of ``models`` but build its own. ``memory`` has what a view
-    keeps between requests, by a name of its own.
+    keeps between requests, by a name of its own. ``gathered`` is what `inside` has computed of many
+    digits, while a model is loaded; it belongs to ``slow``.
     """
 
     models: Models
@@ -59,6 +62,7 @@ class State:
     quick: Lane = field(default_factory=lambda: Lane("quick"))
     slow: Lane = field(default_factory=lambda: Lane("slow"))
     memory: dict[str, Any] = field(default_factory=dict)
+    gathered: WeakKeyDictionary[Model, Any] = field(default_factory=WeakKeyDictionary)
 
 
 def state_of(request: Request) -> State:

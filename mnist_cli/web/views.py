@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from mnist_cli.web import compare, digit_map, drawing
+from mnist_cli.web import compare, digit_map, drawing, inside
 
-ROUTES: tuple[Route, ...] = (*drawing.ROUTES, *compare.ROUTES, *digit_map.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *drawing.ROUTES,
+    *inside.ROUTES,
+    *digit_map.ROUTES,
+    *compare.ROUTES,
+)

@@ -16,9 +16,11 @@ from mnist_cli.web.server import STATIC
 
 REQUESTS = 5_000
 PICTURES = [png(drawn(3)[::2, ::2]), png(drawn(4, 7)[::4, ::4]), png(drawn(0)[::9, ::9])]
+IMAGE = base64.b64encode(bytes(range(196)) * 4).decode()
 PATHS = [
     *("/", "/static/main.js", "/static/../x", "/%2e%2e/", "//", "/api", "/ü", "/a?b=c"),
     *(route.path for route in views.ROUTES),
+    *["/api/keep"] * 3,  # which takes the fewest bodies
 ]
 TYPES = ["image/png", "application/json", "application/json; charset=x", "text/html", "image/", ""]
 WORDS = [
@@ -29,6 +31,8 @@ WORDS = [
     "model",
     "layer",
     "unit",
+    "edits",
+    "image",
     "true",
     "auto",
     "\0",
@@ -66,6 +70,10 @@ def some_body(rng: random.Random) -> bytes:
     if rng.random() < 0.5:
         picture = base64.b64encode(rng.choice(PICTURES)).decode()
         document |= {"picture": picture, "label": rng.randrange(12), "rotate": 0, "single": True}
+        unit = {"layer": rng.randrange(7), "unit": rng.randrange(12)}
+        edits = [{**unit, rng.choice(["off", "bias"]): some_value(rng)}]
+        document |= {"model": "cnn", "image": IMAGE, **unit, "edits": rng.choice([edits, []])}
+        document["digit"] = document["place"] = rng.choice([None, some_value(rng)])
     body = json.dumps(document).encode()
     return body[: rng.randrange(len(body) + 1)] if kind == 3 else body
 

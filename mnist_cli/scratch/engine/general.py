@@ -331,9 +331,10 @@ class BatchNorm(ParametricLayer):
 
     def backward(self, gradient: Array) -> Array | None:
         """Return dx for dy."""
-        if self.step is None:
-            raise ValueError("there is no backward pass in prediction")
         rows = gradient.reshape(len(self.bias), -1)
+        if self.step is None:  # a fixed scale and shift, whose weights do not learn
+            rows *= (self.weight / np.sqrt(self._statistics[1] + EPSILON))[:, np.newaxis]
+            return rows.reshape(gradient.shape)
         np.matmul(rows, ones(rows.shape[1], rows.dtype), out=self.bias_gradient)
         self.weight_gradient[...] = _row_products(rows, self._normalised)
         sums = self.step.sum_over_workers(np.stack([self.bias_gradient, self.weight_gradient]))
@@ -373,7 +374,7 @@ class Dropout:
 
     def backward(self, gradient: Array | None) -> Array | None:
         """Return dx, in place of dy, or None if there is none."""
-        if gradient is not None:
+        if gradient is not None and self.step is not None:
             gradient *= self._kept
         return gradient
 
