@@ -19,7 +19,8 @@ OnEvent: TypeAlias = Callable[[dict[str, Any]], None]
 class TrainJob:
     """A training run: its result is a `records.RunRecord` as JSON.
 
-    ``started_from`` is a model file to go on from; without it the weights are random.
+    ``started_from`` is a model file to go on from; without it the weights are random. With ``live``
+    it is steered while it runs, has no result and ends with its process: see `training.live`.
     """
 
     framework: str
@@ -32,6 +33,7 @@ class TrainJob:
     checkpoint: str | None = None
     resume: bool = False
     started_from: str | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mnist_cli.runners.base import EvaluateJob, OnEvent, PredictJob, TrainJob
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from queue import SimpleQueue
 
     from mnist_cli.adapters.base import Adapter
     from mnist_cli.arrays import Array
@@ -100,6 +101,23 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         emit({"event": "phase", "name": "calibrating"})
         loop.calibrate(classifier, data, path)
     return record.to_json()
+
+
+def train_live(job: TrainJob, emit: OnEvent, changes: SimpleQueue[dict[str, Any]]) -> NoReturn:
+    """Train a network that is steered by ``changes``, until the process is ended."""
+    from pathlib import Path
+
+    from mnist_cli.training import live
+
+    assert job.checkpoint is not None
+    emit({"event": "status", "status": "loading"})
+    adapter, _, dataset, data = _load(job, emit)
+    classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
+    path = Path(job.checkpoint)
+    versions = adapter.environment()
+    start = _initial_state(job, dataset, len(data.train.labels), versions, path, emit)
+    settings = live.Settings(job.config.epochs, job.config.learning_rate)
+    live.LiveTraining(classifier, data, start, settings, changes, path=path, emit=emit).run()
 
 
 def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, TrainingData]:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from mnist_cli.web import drawing
+from mnist_cli.web import drawing, live
 
-ROUTES: tuple[Route, ...] = (*drawing.ROUTES,)
+ROUTES: tuple[Route, ...] = (*drawing.ROUTES, *live.ROUTES)

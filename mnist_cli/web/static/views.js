@@ -4,4 +4,7 @@
 // events. What it returns may have `show()` and `hide()`, called as its tab opens and closes.
 // `hidesBoard` gives a view the whole width.
 
-export const VIEWS = [{ id: 'answers', title: 'Answers', load: () => import('./answers.js') }];
+export const VIEWS = [
+  { id: 'answers', title: 'Answers', load: () => import('./answers.js') },
+  { id: 'live', title: 'Train live', load: () => import('./live.js') },
+];
