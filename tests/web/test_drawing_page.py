@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from open_pages import Paper, Server
+from playwright.sync_api import expect
 from web_samples import STROKES, drawn, png, running, save_model
 
 from mnist_cli.arrays import CLASSES
 
-CHROMIUM = Path("/usr/bin/chromium")
-AXE = Path(sys.prefix) / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (360, 1440, 3840)
-
-
-def require(path: Path, how: str) -> None:
-    """Skip without a file that the test needs; on CI, where it must be, fail."""
-    if not path.exists():
-        message = f"{path} is missing: {how}"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
-
-
-@dataclass
-class Server:
-    """A running server with six models, one of which takes each digit for the next."""
-
-    address: str
-    kept: Path
 
 
 @pytest.fixture(scope="module")
@@ -45,78 +24,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     kept = folder / "kept"
     with running("--no-browser", "--models-dir", folder, "--keep-dir", kept) as (address, _):
         yield Server(address, kept)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    require(CHROMIUM, "apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@dataclass
-class Paper:
-    """The open page, and what the browser complained of or fetched meanwhile."""
-
-    page: Page
-    server: Server
-    complaints: list[str] = field(default_factory=list)
-    fetched: list[str] = field(default_factory=list)
-
-    def point(self, x: float, y: float, place: int = 0, places: int = 1) -> tuple[float, float]:
-        """Where (x, y) percent of a digit's square is on the screen."""
-        box = self.page.locator("#canvas").bounding_box()
-        assert box is not None
-        side = min(box["height"], box["width"] / places)
-        left = box["x"] + (place + 0.5) * box["width"] / places - side / 2
-        return left + (0.15 + 0.7 * x / 100) * side, box["y"] + (0.15 + 0.7 * y / 100) * side
-
-    def draw(self, *digits: int) -> None:
-        """Draw digits side by side by the mouse."""
-        mouse = self.page.mouse
-        for place, digit in enumerate(digits):
-            for stroke in STROKES[digit]:
-                start, *others = (self.point(x, y, place, len(digits)) for x, y in stroke)
-                mouse.move(*start)
-                mouse.down()
-                for x, y in others:
-                    mouse.move(x, y, steps=2)
-                mouse.up()
-
-    def answers(self) -> list[str]:
-        """What each model reads, once the newest drawing is answered."""
-        self.page.wait_for_selector("#panel-answers[aria-busy=false]")
-        models = self.page.locator(".model")
-        return [str(each.get_attribute("data-answer")) for each in models.all()]
-
-    def text(self, selector: str) -> str:
-        return self.page.locator(selector).inner_text()
-
-
-@pytest.fixture
-def open_paper(server: Server, browser: Browser) -> Iterator[Callable[..., Paper]]:
-    """Open the page in a context of its own; afterwards nothing may have gone wrong."""
-    opened = []
-
-    def open_it(**options: Any) -> Paper:
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
-        paper = Paper(context.new_page(), server)
-        paper.page.on("console", lambda message: paper.complaints.append(message.text))
-        paper.page.on("pageerror", lambda error: paper.complaints.append(str(error)))
-        paper.page.on("request", lambda request: paper.fetched.append(request.url))
-        paper.page.goto(server.address)
-        paper.page.wait_for_selector("body[data-ready]")
-        opened.append((context, paper))
-        return paper
-
-    yield open_it
-    for context, paper in opened:
-        context.close()
-        assert paper.complaints == []
-        ours = (server.address, f"blob:{server.address}")
-        assert [url for url in paper.fetched if not url.startswith(ours)] == []
 
 
 def test_ten_drawn_digits_are_read_by_every_model(open_paper: Callable[..., Paper]) -> None:
@@ -331,16 +238,8 @@ def test_the_answer_is_read_out(open_paper: Callable[..., Paper]) -> None:
 def test_axe_finds_no_serious_fault(
     scheme: str, width: int, open_paper: Callable[..., Paper]
 ) -> None:
-    require(AXE, f"npm install --prefix {sys.prefix} axe-core")
     paper = open_paper(color_scheme=scheme, viewport={"width": width, "height": 900})
     for digits in ((), (4, 7)):
         paper.draw(*digits)
         paper.answers()
-        paper.page.evaluate(AXE.read_text())
-        found = paper.page.evaluate("axe.run()")["violations"]
-        grave = [
-            (fault["id"], [node["html"] for node in fault["nodes"]])
-            for fault in found
-            if fault["impact"] in ("serious", "critical")
-        ]
-        assert grave == []
+        assert paper.grave_faults() == []

@@ -18,22 +18,22 @@ export function svg(name, attributes = {}, ...children) {
  * `format` says a value; with `highest` the y axis ends there, else it starts at 0.
  */
 export function createCurves(title, curves, { format, highest = null }) {
-  const lines = curves.map((curve) => svg('polyline', { class: `curve ${curve.class}`, points: '' }));
+  const lines = curves.map((curve) => svg('polyline', { class: `live-curve ${curve.class}`, points: '' }));
   const grid = [0, 0.5, 1].map((share) =>
-    svg('line', { class: 'grid', x1: 0, x2: WIDTH, y1: share * HEIGHT, y2: share * HEIGHT }),
+    svg('line', { class: 'live-grid', x1: 0, x2: WIDTH, y1: share * HEIGHT, y2: share * HEIGHT }),
   );
   const drawing = svg('svg', { viewBox: `0 -4 ${WIDTH} ${HEIGHT + 8}`, preserveAspectRatio: 'none', role: 'img' }, ...grid, ...lines);
   const values = curves.map(() => element('strong'));
-  const legend = element('p', { class: 'legend' }, ...curves.map((curve, index) =>
+  const legend = element('p', { class: 'live-legend' }, ...curves.map((curve, index) =>
     element('span', { class: curve.class }, element('i'), `${curve.name} `, values[index]),
   ));
   const [top, bottom, end] = [element('span'), element('span'), element('span')];
   const root = element(
     'figure',
-    { class: 'card curves' },
+    { class: 'card live-curves' },
     element('figcaption', {}, element('h3', { text: title }), legend),
-    element('div', { class: 'plot' }, element('div', { class: 'scale', 'aria-hidden': 'true' }, top, bottom), drawing),
-    element('p', { class: 'note x-scale', 'aria-hidden': 'true' }, element('span', { text: '0' }), end),
+    element('div', { class: 'live-plot' }, element('div', { class: 'live-scale', 'aria-hidden': 'true' }, top, bottom), drawing),
+    element('p', { class: 'note live-x', 'aria-hidden': 'true' }, element('span', { text: '0' }), end),
   );
   let points = curves.map(() => []);
   let length = 1;
@@ -85,15 +85,15 @@ export function createCurves(title, curves, { format, highest = null }) {
 
 /** Return {root, update(layer)} of a layer's weights: {name, low, high, counts, gradient}. */
 export function createHistogram(name) {
-  const shape = svg('path', { class: 'bars-path' });
+  const shape = svg('path', { class: 'live-bars' });
   const drawing = svg('svg', { viewBox: `0 0 ${WIDTH} ${BAR_HEIGHT}`, preserveAspectRatio: 'none', role: 'img' }, shape);
   const [low, high, gradient] = [element('span'), element('span'), element('span')];
   const root = element(
     'div',
-    { class: 'layer' },
+    { class: 'live-layer' },
     element('h4', { text: name }),
     drawing,
-    element('p', { class: 'note x-scale' }, low, gradient, high),
+    element('p', { class: 'note live-x' }, low, gradient, high),
   );
   return {
     root,

@@ -143,7 +143,7 @@ function createForm({ networks, frameworks }) {
 }
 
 function labelled(text, input, note = null, extra = '') {
-  return element('div', { class: `field ${extra}` }, element('label', { for: input.id, text }), input, note);
+  return element('div', { class: `live-field ${extra}` }, element('label', { for: input.id, text }), input, note);
 }
 
 /** Return {root, update(isRunning, training), onchange, onstop} of what steers a training. */
@@ -191,7 +191,7 @@ function createSeen() {
   const accuracy = createCurves('Accuracy', [{ name: '1,000 validation digits', class: 'is-second' }], {
     format: percent, highest: 1,
   });
-  const layers = element('div', { class: 'layers' });
+  const layers = element('div', { class: 'live-layers' });
   const layersCard = element(
     'div',
     { class: 'card' },
