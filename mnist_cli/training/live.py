@@ -27,8 +27,8 @@ from mnist_cli.training.evaluation import accuracy, cross_entropy
 
 _SECONDS_BETWEEN_STEP_EVENTS = 0.1
 _SECONDS_BETWEEN_SAMPLES = 0.25
-# At most a tenth of the time goes into samples, however large the network.
-_MIN_TRAINING_PER_SAMPLE = 9
+# At most a fifth of the time goes into samples, however large the network.
+_MIN_TRAINING_PER_SAMPLE = 4
 _SLOW_SECONDS_PER_STEP = 0.3
 _SAMPLE_IMAGES = 1000  # of the validation images
 _BINS = 32

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_cli.errors import MnistError
+from mnist_cli.names import model_name
 from mnist_cli.networks.spec import parameter_count
 from mnist_cli.prediction import Model
 from mnist_cli.runners import process
@@ -60,6 +61,7 @@ class Training:
     def to_json(self) -> dict[str, Any]:
         """Return what `GET /api/live` says of it."""
         return {
+            "title": model_name(self.job.framework, self.job.spec.arch, self.job.spec.activation),
             "line": self.job.spec.line,
             "arch": self.job.spec.arch,
             "framework": self.job.framework,

@@ -1,6 +1,7 @@
 // The view "Train live": a network learns while one watches, steers it and draws on it.
 
 import { getJson, latest, postJson } from './api.js';
+import { createBars } from './bars.js';
 import { createCurves, createHistogram } from './curves.js';
 import { element, percent, plural, setText } from './dom.js';
 
@@ -19,7 +20,8 @@ export async function mount(panel, page) {
   const known = await getJson('api/live');
   const form = createForm(known);
   const controls = createControls();
-  const seen = createSeen();
+  const answer = createAnswer(page);
+  const seen = createSeen(answer);
   const error = element('p', { class: 'live-error', role: 'alert', hidden: true });
   panel.append(
     element('h2', { class: 'hidden', text: 'Train a network live' }),
@@ -113,7 +115,9 @@ function createForm({ networks, frameworks }) {
   line.addEventListener('input', explain);
   explain();
   const framework = element('select', { id: 'live-framework' });
-  for (const { name, title } of frameworks) framework.append(element('option', { value: name, text: title }));
+  for (const { name, title } of frameworks) {
+    framework.append(element('option', { value: name, text: title, selected: name === 'numpy' })); // starts at once
+  }
   const epochs = element('input', { type: 'number', id: 'live-epochs', min: 1, max: 10000, value: 2, required: true });
   const rate = element('input', { type: 'number', id: 'live-rate', ...RATES, value: 0.05, required: true });
   const button = element('button', { type: 'submit', class: 'primary', text: 'Train' });
@@ -159,19 +163,25 @@ function createControls() {
   rate.addEventListener('change', () => {
     if (rate.value) self.onchange({ learning_rate: rate.valueAsNumber });
   });
-  const title = element('p', { class: 'live-title' });
+  const title = element('h3');
+  const line = element('p', { class: 'note live-line' });
   self.root = element(
     'div',
     { class: 'live-controls', role: 'group', 'aria-label': 'The training' },
-    title,
-    element('div', { class: 'live-buttons' }, pause, slow, more, stop),
-    labelled('Learning rate', rate),
+    element('div', {}, title, line),
+    element(
+      'div',
+      { class: 'live-steer' },
+      labelled('Learning rate', rate),
+      element('div', { class: 'live-buttons' }, pause, slow, more, stop),
+    ),
   );
   self.update = (isRunning, training) => {
     self.root.hidden = !isRunning;
     if (!isRunning) return;
     settings = training.settings;
-    setText(title, `${training.framework}: ${training.line}`);
+    setText(title, training.title);
+    setText(line, `${training.line}: ${plural(training.parameters, 'parameter')}`);
     setText(pause, settings.paused ? 'Go on' : 'Pause');
     slow.setAttribute('aria-pressed', String(settings.slow));
     if (document.activeElement !== rate) rate.value = settings.learning_rate;
@@ -179,8 +189,29 @@ function createControls() {
   return self;
 }
 
+/** Return the card of what the network that learns reads in the drawing. */
+function createAnswer(page) {
+  const bars = createBars('The network that learns');
+  const read = element('strong');
+  const update = () => {
+    const live = page.answer?.models.find(({ name }) => name === 'live');
+    const digit = live?.digits[page.selected];
+    bars.update(digit?.probabilities ?? null);
+    setText(read, digit ? `${digit.digit}, ${percent(digit.confidence)}` : 'draw a digit');
+  };
+  page.addEventListener('answer', update);
+  page.addEventListener('select', update);
+  update();
+  return element(
+    'figure',
+    { class: 'card live-curves' },
+    element('figcaption', {}, element('h3', { text: 'Your drawing' }), element('p', { class: 'live-legend' }, read)),
+    bars.root,
+  );
+}
+
 /** Return {root, clear(), addSteps(event), addSample(event), update(training)} of what is seen. */
-function createSeen() {
+function createSeen(answer) {
   const state = element('p', { class: 'live-state', role: 'status' });
   const figures = element('p', { class: 'note live-figures' });
   const progress = element('progress', { 'aria-label': 'Steps taken', max: 1, value: 0 });
@@ -203,7 +234,7 @@ function createSeen() {
     'div',
     { class: 'live-seen' },
     element('div', { class: 'card live-progress' }, state, progress, figures),
-    element('div', { class: 'live-charts' }, loss.root, accuracy.root),
+    element('div', { class: 'live-charts' }, loss.root, accuracy.root, answer),
     layersCard,
   );
   let histograms = new Map();
