@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from idx_files import write_dataset
+from outcomes import Outcome
 
 from mnist_cli.cli import app
 from mnist_cli.scratch.engine.worker_group import can_fork
@@ -44,20 +43,6 @@ def worker_kinds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 480 training and 100 test digits of MNIST: 440 to train, 40 to validate."""
     return write_dataset(tmp_path_factory.mktemp("data"), train=480, test=100)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left: its exit code and what it said."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def document(self) -> Any:
-        """Standard output as the one JSON document it must be."""
-        return json.loads(self.stdout)
 
 
 @pytest.fixture

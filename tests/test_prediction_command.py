@@ -17,7 +17,7 @@ import jsonschema
 import numpy as np
 import pillow_heif
 import pytest
-from conftest import Outcome
+from outcomes import Outcome
 from PIL import Image
 from prediction_samples import save_digits
 

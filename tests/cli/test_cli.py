@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome
+from outcomes import Outcome
 from PIL import Image
 from rich.console import Console
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome
+from outcomes import Outcome
 
 from mnist_cli.config import NETWORKS, ModelSpec
 from mnist_cli.training import checkpoint

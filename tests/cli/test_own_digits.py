@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Outcome
 from idx_files import mnist as digits
+from outcomes import Outcome
 from PIL import Image
 from template_samples import filled_in
 

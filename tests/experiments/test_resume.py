@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Outcome
 from filelock import FileLock
+from outcomes import Outcome
 
 from mnist_cli.experiments import run as experiment_run
 from mnist_cli.experiments.document import load_document

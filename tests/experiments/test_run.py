@@ -14,7 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import Outcome
+from outcomes import Outcome
 
 from mnist_cli.errors import RecordError
 from mnist_cli.experiments.document import load_document

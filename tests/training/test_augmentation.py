@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Outcome
 from idx_files import mnist as digits
+from outcomes import Outcome
 
 from mnist_cli.config import TrainConfig
 from mnist_cli.data.split import split

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
-from conftest import Outcome
+from outcomes import Outcome
 from web_samples import drawn, png, running, save_model
 
 from mnist_cli.web import connections
