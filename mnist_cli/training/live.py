@@ -1,7 +1,7 @@
 """A training to watch and steer: its settings may change after every step.
 
-Unlike `loop.fit` it keeps no time and follows no schedule: the learning rate is the one that is
-set, and after the last epoch it waits for one more. It ends with its process.
+Unlike `loop.fit` it keeps no time and follows no schedule: after a short warm-up the learning rate
+is the one that is set, and after the last epoch it waits for one more. It ends with its process.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ _SECONDS_BETWEEN_SAMPLES = 0.25
 # At most a fifth of the time goes into samples, however large the network.
 _MIN_TRAINING_PER_SAMPLE = 4
 _SLOW_SECONDS_PER_STEP = 0.3
+# The learning rate rises over the first steps: the full rate at once leaves single weights of the
+# last layer at 20, where all others stay below 1.
+_WARMUP_STEPS = 100
 _SAMPLE_IMAGES = 1000  # of the validation images
 _BINS = 32
 _MAX_BINNED = 100_000  # weights of a layer
@@ -108,11 +111,12 @@ class LiveTraining:
             settings = self._settings
             size = 1 if settings.slow else min(STEPS_PER_CHUNK, steps - done)
             chunk = slice(done, done + size)
+            rising = np.minimum(1, np.arange(self._step + 1, self._step + size + 1) / _WARMUP_STEPS)
             for losses in self._classifier.train_epoch(
                 self._data.train.images,
                 labels,
                 order=order[done * config.batch_size : (done + size) * config.batch_size],
-                learning_rates=np.full(size, settings.learning_rate, np.float32),
+                learning_rates=(settings.learning_rate * rising).astype(np.float32),
                 mask_seeds=seeds[chunk],
             ):
                 self._require_finite(losses, settings.learning_rate)
