@@ -135,8 +135,7 @@ class LiveTraining:
         """Tell of a rest, with what was learnt until now, and wait for other settings."""
         if status != self._status:
             self._report_steps()
-            if self._sampled_step != self._step:
-                self._sample()
+            self._sample()
             self._tell(status)
         self._take_changes(None)
         self._emitted_at = time.perf_counter()
@@ -173,6 +172,8 @@ class LiveTraining:
 
     def _sample(self) -> None:
         """Report how good the network is and what its layers look like, and write the model."""
+        if self._sampled_step == self._step:
+            return
         began = time.perf_counter()
         labels = self._data.validation.labels[:_SAMPLE_IMAGES]
         logits = self._classifier.predict_logits(self._data.validation.images[:_SAMPLE_IMAGES])
