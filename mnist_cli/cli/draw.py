@@ -61,7 +61,11 @@ def draw(
     say(f"{plural(count, 'model')} {answer}. Ctrl-C ends the server.")
     if not no_browser:
         _open_browser(address)
-    server.serve(server.create_app(state, host=host, token=token), listening)
+    try:
+        server.serve(server.create_app(state, host=host, token=token), listening)
+    finally:
+        if state.training is not None:
+            state.training.close()
 
 
 def _open_browser(address: str) -> None:

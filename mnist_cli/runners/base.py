@@ -21,9 +21,10 @@ OnEvent: TypeAlias = Callable[[dict[str, Any]], None]
 class TrainJob:
     """A training run: its result is a `records.RunRecord` as JSON.
 
-    ``started_from`` is a model file to go on from; without it the weights are random. ``files``
-    maps what the job names, such as ``dataset``, to copies on the machine that executes it, where
-    that is not the one that has the files.
+    ``started_from`` is a model file to go on from; without it the weights are random. With ``live``
+    it is steered while it runs, has no result and ends with its process: see `training.live`.
+    ``files`` maps what the job names, such as ``dataset``, to copies on the machine that executes
+    it, where that is not the one that has the files.
     """
 
     framework: str
@@ -36,6 +37,7 @@ class TrainJob:
     checkpoint: str | None = None
     resume: bool = False
     started_from: str | None = None
+    live: bool = False
     files: dict[str, str] = field(default_factory=dict, hash=False)
 
     def local(self, name: str) -> str:

@@ -2,7 +2,8 @@
 
 The parent (`run`) starts ``python -m mnist_cli.runners.process`` with thread counts already in its
 environment, because frameworks read them once, when imported. The job is sent as a line of JSON on
-standard input, which then stays open: when it closes, the child knows that the parent is gone.
+standard input, which then stays open: when it closes, the child knows that the parent is gone. A
+live training is sent its settings there, a line each time they change.
 Events come back as lines of JSON on the child's standard output; what a framework prints goes to
 standard error.
 """
@@ -19,9 +20,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from queue import SimpleQueue
 from typing import IO, Any, TypeAlias
 
 from mnist_cli import errors
@@ -78,11 +80,18 @@ class ProcessRunner:
         self._waiting.clear()
 
 
-def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) -> dict[str, Any]:
+def run(
+    job: Job,
+    on_event: OnEvent,
+    *,
+    timeout_seconds: float | None = None,
+    on_start: Callable[[subprocess.Popen[str]], None] = lambda _: None,
+) -> dict[str, Any]:
     """Execute a job in a process of its own and return its result.
 
-    ``on_event`` is called with each event. Raises the `MnistError` that ended the job, or
-    `FrameworkError` if its process crashed or was still running after ``timeout_seconds``. No
+    ``on_event`` is called with each event, ``on_start`` with the process once it has its job:
+    `send` steers a live one, and it may be terminated. Raises the `MnistError` that ended the job,
+    or `FrameworkError` if its process crashed or was still running after ``timeout_seconds``. No
     process outlives the call, except the worker processes of a killed one, which end within a
     fraction of a second.
     """
@@ -105,7 +114,9 @@ def run(job: Job, on_event: OnEvent, *, timeout_seconds: float | None = None) ->
         if timeout_seconds is not None:
             timer.start()
         try:
-            result = _exchange(process, job, on_event)
+            _write(process, {"task": type(job).__name__, **asdict(job)})
+            on_start(process)
+            result = _exchange(process, on_event)
             with suppress(subprocess.TimeoutExpired):  # a framework may hang at its exit
                 process.wait(_GRACE_SECONDS)
         finally:
@@ -144,12 +155,21 @@ def process_environment(threads: int) -> dict[str, str]:
     }
 
 
-def _exchange(process: subprocess.Popen[str], job: Job, on_event: OnEvent) -> dict[str, Any] | None:
-    """Send the job and read events; return the result, or None if the child ended without one."""
+def send(process: subprocess.Popen[str], settings: dict[str, Any]) -> None:
+    """Send a live training its new settings, unless it has ended."""
+    with suppress(OSError, ValueError):  # a closed pipe, of either side
+        _write(process, settings)
+
+
+def _write(process: subprocess.Popen[str], document: dict[str, Any]) -> None:
     assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(job_json(job) + "\n")
+    process.stdin.write(json.dumps(document) + "\n")
     process.stdin.flush()
+
+
+def _exchange(process: subprocess.Popen[str], on_event: OnEvent) -> dict[str, Any] | None:
+    """Read events; return the result, or None if the child ended without one."""
+    assert process.stdout is not None
     for line in process.stdout:
         try:
             event = json.loads(line)
@@ -207,10 +227,14 @@ def main() -> None:
         events.write(json.dumps(event) + "\n")
         events.flush()
 
-    job = read_job(sys.stdin.readline())
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    lines = _input_lines()
+    job = read_job(next(lines))
+    settings: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    threading.Thread(target=_exit_with_parent, args=(lines, settings), daemon=True).start()
     try:
         match job:
+            case TrainJob(live=True):
+                tasks.train_live(job, emit, settings)
             case TrainJob():
                 result = tasks.train(job, emit)
             case EvaluateJob():
@@ -235,10 +259,20 @@ def _stop(*_: object) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def _exit_with_parent() -> None:
-    """End this process when standard input closes, because the parent is gone."""
-    # Not sys.stdin.read(): its lock, held by this thread, would block the interpreter's exit.
-    os.read(0, 1)
+def _input_lines() -> Iterator[str]:
+    """Yield the lines of standard input as they come."""
+    # Not those of sys.stdin: its lock, held by a thread, would block the interpreter's exit.
+    rest = b""
+    while part := os.read(0, 65_536):
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line.decode()
+
+
+def _exit_with_parent(lines: Iterator[str], settings: SimpleQueue[dict[str, Any]]) -> None:
+    """Pass on settings; when standard input closes, the parent is gone: end this process."""
+    for line in lines:
+        settings.put(json.loads(line))
     os.kill(os.getpid(), signal.SIGTERM)  # an orderly end, if the main thread can handle it
     time.sleep(_GRACE_SECONDS)
     os._exit(1)

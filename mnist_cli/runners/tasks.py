@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mnist_cli.errors import FrameworkError, MnistError, OutputError
 from mnist_cli.names import framework_name
@@ -26,6 +26,7 @@ from mnist_cli.runners.base import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from queue import SimpleQueue
 
     from mnist_cli.adapters.base import Adapter
     from mnist_cli.arrays import Array
@@ -126,6 +127,23 @@ def _precision_notes(job: TrainJob, environment: dict[str, Any]) -> list[str]:
     if not any(isinstance(layer, spec.Conv) for layer in spec.parameter_layers(job.spec)):
         return ["Without convolutions bfloat16 gains nothing on a CPU: float32 is as fast."]
     return []
+
+
+def train_live(job: TrainJob, emit: OnEvent, changes: SimpleQueue[dict[str, Any]]) -> NoReturn:
+    """Train a network that is steered by ``changes``, until the process is ended."""
+    from pathlib import Path
+
+    from mnist_cli.training import live
+
+    assert job.checkpoint is not None
+    emit({"event": "status", "status": "loading"})
+    adapter, _, dataset, data = _load(job, emit)
+    classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
+    path = Path(job.checkpoint)
+    versions = adapter.environment()
+    start = _initial_state(job, dataset, len(data.train.labels), versions, path, emit)
+    settings = live.Settings(job.config.epochs, job.config.learning_rate)
+    live.LiveTraining(classifier, data, start, settings, changes, path=path, emit=emit).run()
 
 
 def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, TrainingData]:

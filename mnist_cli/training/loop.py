@@ -113,7 +113,7 @@ def fit(
     recipe.require_batch(config, count)
     require_batch_size(start.spec, config.batch_size)
     steps = recipe.steps_per_epoch(config, count)
-    warmup_seconds = _warm_up(classifier, data, start)
+    warmup_seconds = warm_up(classifier, data, start)
     if note := getattr(classifier, "note", ""):
         emit({"event": "note", "text": note})
     rates = recipe.learning_rates(config, config.epochs * steps)
@@ -319,7 +319,7 @@ def _require_finite(losses: Array, state: Checkpoint, *, step: int) -> None:
         )
 
 
-def _warm_up(classifier: Classifier, data: TrainingData, start: Checkpoint) -> float:
+def warm_up(classifier: Classifier, data: TrainingData, start: Checkpoint) -> float:
     """Compile and allocate with random labels, set the starting state, and return the seconds."""
     began = time.perf_counter()
     config = start.config

@@ -17,6 +17,7 @@ from mnist_cli.networks.spec import parameter_count
 from mnist_cli.prediction import Model
 
 PACKAGED = "pretrained"
+LIVE = "live"  # the model that the page trains
 
 
 @dataclass(frozen=True)
@@ -27,34 +28,41 @@ class NamedModel:
     model: Model
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `GET /api/models` says of the model."""
+        """Return what `GET /api/models` says of the model; the live one is not tested."""
         made = self.model.checkpoint
+        title = model_name(made.framework, made.spec.arch, made.spec.activation)
+        is_live = self.name == LIVE
         return {
             "name": self.name,
-            "title": model_name(made.framework, made.spec.arch, made.spec.activation),
+            "title": f"{title}, {LIVE}" if is_live else title,
             "framework": made.framework,
             "arch": made.spec.arch,
             "line": made.spec.line,
             "parameters": parameter_count(made.spec),
             "dataset": made.dataset,
             "epochs": made.model_epoch.epoch,
-            "test_accuracy": made.model_epoch.test_accuracy,
+            "test_accuracy": None if is_live else made.model_epoch.test_accuracy,
             "rejects": made.config.reject,
             "layers": mapping.layers(made.spec),
         }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Models:
     """All models of a page, at least one.
 
     ``reader`` prepares pictures: the packaged model, which finds where digits touch. ``problems``
-    has a line for each file that is no model.
+    has a line for each file that is no model. ``named`` is replaced, never changed.
     """
 
     reader: Model
     named: tuple[NamedModel, ...]
     problems: tuple[str, ...] = field(default=())
+
+    def put(self, named: NamedModel) -> None:
+        """Let a model answer last, in place of the one of its name."""
+        others = (each for each in self.named if each.name != named.name)
+        self.named = (*others, named)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return what `GET /api/models` says of each; a title is never that of two."""
@@ -79,6 +87,12 @@ def load_models(folder: Path) -> Models:
         try:
             if not path.resolve().is_relative_to(folder.resolve()):
                 problems.append(f"{path} is left out: a link that leads out of the folder.")
+                continue
+            if path.stem == LIVE:
+                problems.append(
+                    f"{path.name} is left out: the model that the page trains has this name. "
+                    "Rename the file."
+                )
                 continue
             named.append(NamedModel(path.stem, Model(path, threads=1)))
         except (MnistError, OSError) as error:

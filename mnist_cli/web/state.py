@@ -15,6 +15,7 @@ from starlette.requests import Request
 from mnist_cli.prediction import Model
 from mnist_cli.web.http import RequestError
 from mnist_cli.web.models import Models, NamedModel
+from mnist_cli.web.trainer import Training
 
 # Computations that may wait for their turn; a 65th is refused, so that a flood takes no memory.
 MAX_WAITING = 64
@@ -45,10 +46,11 @@ class Lane:
             self._waiting -= 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class State:
     """What a request's endpoint finds with `state_of`.
 
+    ``training`` is the one that runs, or the last one.
     ``quick`` computes answers of milliseconds, with ``models``. ``slow`` is for what takes longer;
     it must not use the classifiers of ``models`` but build its own. ``memory`` has what a view
     keeps between requests, by a name of its own. ``gathered`` is what `inside` has computed of many
@@ -61,6 +63,7 @@ class State:
     results_dir: Path = Path("results")
     quick: Lane = field(default_factory=lambda: Lane("quick"))
     slow: Lane = field(default_factory=lambda: Lane("slow"))
+    training: Training | None = None
     memory: dict[str, Any] = field(default_factory=dict)
     gathered: WeakKeyDictionary[Model, Any] = field(default_factory=WeakKeyDictionary)
 

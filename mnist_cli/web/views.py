@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from mnist_cli.web import compare, digit_map, drawing, inside
+from mnist_cli.web import compare, digit_map, drawing, inside, live
 
 ROUTES: tuple[Route, ...] = (
     *drawing.ROUTES,
     *inside.ROUTES,
     *digit_map.ROUTES,
+    *live.ROUTES,
     *compare.ROUTES,
 )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Outcome
 from idx_files import write_dataset
+from outcomes import Outcome
 
 import mnist_cli
 from mnist_cli.data.registry import load_dataset

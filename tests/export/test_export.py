@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome
 from convert_driver import Runtimes, kept_processes, save_model
+from outcomes import Outcome
 
 from mnist_cli import export_model
 from mnist_cli.cli import export, import_file

@@ -11,11 +11,16 @@ export function mount(panel, page) {
   const sentence = element('p', { class: 'sentence' });
   const note = element('p', { class: 'note' });
   const summary = element('div', { class: 'summary card' }, text, element('div', {}, sentence, note));
-  const cards = page.models.map((model) => createCard(model, page));
+  let cards = [];
+  const grid = element('div', { class: 'cards' });
+  const makeCards = () => {
+    cards = page.models.map((model) => createCard(model, page));
+    grid.replaceChildren(...cards.map(({ root }) => root));
+  };
   panel.append(
     element('h2', { class: 'hidden', text: 'Answers of the models' }),
     summary,
-    element('div', { class: 'cards' }, ...cards.map(({ root }) => root)),
+    grid,
   );
   let pause;
   const update = () => {
@@ -30,9 +35,14 @@ export function mount(panel, page) {
     clearTimeout(pause); // read out once a stroke has come to rest
     pause = setTimeout(() => setText(byId('status'), page.answer ? told.sentence : ''), STATUS_PAUSE_MS);
   };
+  page.addEventListener('models', () => {
+    makeCards();
+    update();
+  });
   page.addEventListener('answer', update);
   page.addEventListener('select', update);
   page.addEventListener('busy', () => panel.setAttribute('aria-busy', 'true'));
+  makeCards();
   update();
 }
 
@@ -79,7 +89,9 @@ function createCard(model, page) {
   const digit = element('p', { class: 'answer' });
   const verdict = element('p', { class: 'verdict' });
   const share = element('p', { class: 'share' });
-  const accuracy = `${percent(model.test_accuracy)} on ${model.dataset === 'mnist' ? 'MNIST' : 'its data'}`;
+  const dataset = model.dataset === 'mnist' ? 'MNIST' : 'its data';
+  const isTested = model.test_accuracy !== null; // the one that is trained live is not
+  const accuracy = isTested ? `${percent(model.test_accuracy)} on ${dataset}` : 'trained on this page';
   const root = element(
     'article',
     { class: 'card model', 'data-model': model.name, 'aria-label': model.title },

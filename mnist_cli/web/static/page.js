@@ -1,11 +1,11 @@
 // What all views share: the drawing, the models, and the newest answer to the drawing.
 
-import { fromBase64, latest, postPicture } from './api.js';
+import { fromBase64, getJson, latest, postPicture } from './api.js';
 
 /**
  * Dispatches "answer" when `answer` has changed, "select" when `selected` has. `answer` is that of
  * POST /api/predict, null for an empty paper; `selected` is the number of the digit in it that the
- * views show. "busy" is dispatched when an answer begins to be awaited, while `isBusy`.
+ * views show. "models" is dispatched when `models` has changed. "busy" is dispatched when an answer begins to be awaited, while `isBusy`.
  */
 export class Page extends EventTarget {
   #changes = 0; // of the drawing: an answer to an older one leaves the page busy
@@ -19,13 +19,27 @@ export class Page extends EventTarget {
     this.place = null; // how the answer's boxes lie on the paper
     this.selected = 0;
     this.isBusy = false;
-    const update = latest(() => this.#update());
+    this.askAgain = latest(() => this.#update());
     drawing.addEventListener('change', () => {
       this.#changes += 1;
       this.isBusy = true;
       this.dispatchEvent(new Event('busy'));
-      update();
+      this.askAgain();
     });
+  }
+
+  /** Take over which models there are, and what they now answer: one has learnt. */
+  async refreshModels() {
+    try {
+      const { models } = await getJson('api/models');
+      if (JSON.stringify(models) !== JSON.stringify(this.models)) {
+        this.models = models;
+        this.dispatchEvent(new Event('models'));
+      }
+      if (!this.drawing.isEmpty) await this.askAgain();
+    } catch (error) {
+      this.say(error.message);
+    }
   }
 
   /** The digit that is selected: {image, box, line}, null if there is none. */

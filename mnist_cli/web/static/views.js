@@ -8,5 +8,6 @@ export const VIEWS = [
   { id: 'answers', title: 'Answers', load: () => import('./answers.js') },
   { id: 'inside', title: 'Look inside', load: () => import('./inside.js') },
   { id: 'map', title: 'Map', load: () => import('./digit_map.js') },
+  { id: 'live', title: 'Train live', load: () => import('./live.js') },
   { id: 'compare', title: 'Compare', load: () => import('./compare.js'), hidesBoard: true },
 ];
