@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from starlette.types import ASGIApp
 from web_samples import Answer, as_json, ask, made_app, save_model
 
 from mnist_cli.arrays import Array
+from mnist_cli.config import ModelSpec
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.prediction import Model
+from mnist_cli.training import checkpoint
 from mnist_cli.training.checkpoint import PRETRAINED, load
+from mnist_cli.training.recipe import normalize, starting_weights
 from mnist_cli.web.inside import responses
 from mnist_cli.web.models import load_models
 from mnist_cli.web.state import State
@@ -28,7 +32,10 @@ CONV, POOL, DENSE, SCORES = 0, 1, 4, 5  # layers of the packaged model
 def app(tmp_path_factory: pytest.TempPathFactory) -> ASGIApp:
     folder = tmp_path_factory.mktemp("inside")
     (folder / "models").mkdir()
-    save_model(folder / "models", "cnn")
+    path = save_model(folder / "models", "cnn")
+    spec = ModelSpec("own", line="residual(conv 1, relu), pool, dense 800")
+    own = replace(checkpoint.load(path), spec=spec, weights=starting_weights(spec, 0))
+    checkpoint.save(folder / "models" / "own.safetensors", own)
     return made_app(folder)
 
 
@@ -77,6 +84,24 @@ def test_every_layer_is_shown_and_the_scores_are_the_models(app: ASGIApp) -> Non
     against = asked(app, digit=3).document
     assert against["digit"] == 3
     assert against["pixels"] != answer["pixels"]
+
+
+def test_a_network_of_ones_own_is_shown_with_its_residual_and_the_first_of_many_units(
+    app: ASGIApp,
+) -> None:
+    layers = asked(app, model="own").document["layers"]
+    titles = ["conv 1, relu", "residual sum", "pool", "dense 800", "dense 10"]
+    assert [each["title"] for each in layers] == titles
+    assert [each["inside"] for each in layers] == [1, 0, 0, 0, 0]
+    inner, total = (values_of(each, (28, 28)) for each in layers[:2])
+    image = normalize(load_dataset("mnist").test_images[0])
+    # Both in steps of 1/127 of their largest values.
+    rounding = sum(each["scale"] for each in layers[:2]) / 127
+    np.testing.assert_allclose(total, image + inner, atol=rounding)
+    assert layers[3]["units"] == 800
+    assert values_of(layers[3], (256,)).any()
+    # 16 MB of 800 features in float32.
+    assert asked(app, "/neighbours", model="own").document["of"] == 5_000
 
 
 def test_a_unit_is_told_number_by_number(app: ASGIApp) -> None:

@@ -15,7 +15,7 @@ export function createInspector(view) {
   const note = element('p', { class: 'note', text: 'Point at a map or a unit to see what it responds to; click it for its sum, number by number.' });
   const responds = createResponds(view);
   const sums = createSums(view, () => pinned);
-  const root = element('section', { class: 'card inside-unit', id: 'unit', 'aria-label': 'One unit' }, element('header', {}, title), note, responds.root, sums.root);
+  const root = element('section', { class: 'card inside-unit', id: 'unit', tabindex: 0, 'aria-label': 'One unit' }, element('header', {}, title), note, responds.root, sums.root);
 
   const current = () => pointed ?? pinned;
   function show() {
