@@ -19,6 +19,7 @@ PICTURES = [png(drawn(3)[::2, ::2]), png(drawn(4, 7)[::4, ::4]), png(drawn(0)[::
 PATHS = [
     *("/", "/static/main.js", "/static/../x", "/%2e%2e/", "//", "/api", "/ü", "/a?b=c"),
     *(route.path for route in views.ROUTES),
+    *["/api/keep"] * 3,  # which takes the fewest bodies
 ]
 TYPES = ["image/png", "application/json", "application/json; charset=x", "text/html", "image/", ""]
 WORDS = [
