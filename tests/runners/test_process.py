@@ -336,11 +336,12 @@ def test_a_worker_whose_parent_is_gone_ends_even_if_it_cannot_handle_a_signal(
     handler: str, exit_code: int
 ) -> None:
     code = (
-        "import signal, threading, time\n"
+        "import queue, signal, threading, time\n"
         "from mnist_cli.runners import process\n"
         "process._GRACE_SECONDS = 0.1\n"
         f"signal.signal(signal.SIGTERM, {handler})\n"
-        "threading.Thread(target=process._exit_with_parent, daemon=True).start()\n"
+        "arguments = process._input_lines(), queue.SimpleQueue()\n"
+        "threading.Thread(target=process._exit_with_parent, args=arguments, daemon=True).start()\n"
         "time.sleep(600)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
