@@ -26,6 +26,7 @@ from mnist_cli.training import recipe
 from mnist_cli.web import predicting
 from mnist_cli.web.http import RequestError, read_json
 from mnist_cli.web.http import field as field_of
+from mnist_cli.web.models import LIVE
 from mnist_cli.web.state import State, model_named, state_of
 
 # Maps that are kept, the newest: about 6 MB each of a large layer.
@@ -83,8 +84,10 @@ class Maps:
 
     def _compute(self, key: Key, entry: _Entry) -> None:
         with self._turn:
-            if time.monotonic() - entry.asked_at > FORGOTTEN_SECONDS:
-                self._entries.pop(key, None)
+            is_newest = self._entries.get(key) is entry
+            if not is_newest or time.monotonic() - entry.asked_at > FORGOTTEN_SECONDS:
+                if is_newest:
+                    del self._entries[key]
                 return
             _, layer, method = key
             threads = max(1, available_cores() - 1)  # one is left to answer drawings
@@ -143,6 +146,8 @@ def _maps(state: State) -> Maps:
 def _key_of(state: State, fields: Mapping[str, Any]) -> Key:
     """Return which map a query or a JSON object names. Raises `RequestError`."""
     model = model_named(state, field_of(dict(fields), "model", str))
+    if model.name == LIVE:
+        raise RequestError(400, "The model that is being trained has no map: it is in no file yet.")
     layers = [each["layer"] for each in mapping.layers(model.model.checkpoint.spec)]
     layer, method = str(fields.get("layer")), fields.get("method")
     if layer not in map(str, layers):

@@ -21,7 +21,7 @@ from mnist_cli.errors import CheckpointError
 from mnist_cli.runners import process
 from mnist_cli.runners.base import MapJob
 from mnist_cli.web import digit_map
-from mnist_cli.web.models import load_models
+from mnist_cli.web.models import NamedModel, load_models
 from mnist_cli.web.server import create_app
 from mnist_cli.web.state import State
 
@@ -137,6 +137,15 @@ def test_another_model_of_the_name_has_a_map_of_its_own(tmp_path: Path, jobs: li
     assert ask(app, "POST", "/api/map", **as_json(PLACE)).status == 404
     assert map_of(app)[0].status == 200
     assert len(jobs) == 2
+
+
+def test_the_model_that_is_being_trained_has_no_map(tmp_path: Path, jobs: list[MapJob]) -> None:
+    state = State(load_models(tmp_path), tmp_path, tmp_path)
+    state.models.put(NamedModel("live", state.models.reader))
+    answer = ask(create_app(state), "GET", MAP.replace("cnn", "live"))
+    assert answer.status == 400
+    assert "is being trained" in answer.error
+    assert jobs == []
 
 
 def test_old_maps_are_given_up(

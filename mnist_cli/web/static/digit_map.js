@@ -25,7 +25,8 @@ export function mount(panel, page) {
   const facts = element('p', { class: 'sentence' });
   const landing = element('p', { class: 'landing' });
   const misread = element('div', { class: 'misread' });
-  const controls = createControls(page.models, load);
+  const models = page.models.filter(({ name }) => name !== 'live'); // which is in no file
+  const controls = createControls(models, load);
   panel.append(
     element('h2', { class: 'hidden', text: 'Map of test digits' }),
     element('div', { class: 'card map' }, controls.root, note, element('div', { class: 'field' }, field.root, working), landing, facts, misread),
