@@ -111,7 +111,7 @@ def _answer(asked: str) -> dict[str, Any]:
         wanted = json.loads(asked)
         runpy.run_path(wanted["script"])["main"](Path(wanted["folder"]))
         return {}
-    job = process._read_job(asked)
+    job = process.read_job(asked)
     return tasks.export(job) if isinstance(job, ExportJob) else tasks.import_file(job)
 
 
