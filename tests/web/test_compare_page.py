@@ -85,8 +85,7 @@ def test_a_series_can_be_taken_out_of_the_charts(compare: Callable[..., Paper]) 
     assert lines.count() == before
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])
 def test_it_fits_and_axe_finds_no_serious_fault(
     scheme: str, width: int, compare: Callable[..., Paper]
 ) -> None:

@@ -126,8 +126,7 @@ def test_a_hidden_view_asks_nothing(inside_page: Callable[..., Paper]) -> None:
     assert [url for url in paper.fetched if "/api/inside" in url] == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])
 def test_the_inside_fits_and_axe_finds_no_serious_fault(
     scheme: str, width: int, inside_page: Callable[..., Paper]
 ) -> None:

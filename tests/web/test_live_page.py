@@ -139,8 +139,7 @@ def test_a_wrong_line_and_a_failed_training_are_a_line(live: Callable[..., Paper
     expect(button(paper, "Train")).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])
 def test_the_view_is_accessible_and_nothing_is_cut_off(
     scheme: str, width: int, live: Callable[..., Paper]
 ) -> None:
