@@ -43,8 +43,6 @@ export function asBase64(blob) {
 /** Return the bytes of base64. */
 export const fromBase64 = (text) => Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
 
-const PAUSE_MS = 8;
-
 /**
  * Return a function that runs `work`, one at a time. Asked again meanwhile, it runs once more
  * afterwards: the newest wish is always met, however fast they come.
@@ -61,7 +59,6 @@ export function latest(work) {
     do {
       isAskedAgain = false;
       await work();
-      if (isAskedAgain) await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
     } while (isAskedAgain);
     isBusy = false;
   };
