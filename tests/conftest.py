@@ -26,6 +26,8 @@ def fake_framework() -> None:
     sys.path.append(str(FAKE_FRAMEWORK))
     paths = [str(FAKE_FRAMEWORK), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # Two workers of tests share the cores: threads of PyTorch that wait must not take them.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(params=["processes", "threads"])

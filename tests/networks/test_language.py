@@ -153,7 +153,7 @@ def test_half_a_line_is_a_network_or_an_error_in_one_sentence(line: str) -> None
 
 
 def test_a_word_that_is_no_layer_is_an_unknown_name() -> None:
-    with pytest.raises(UsageError, match=r"Unknown architecture 'rnn'.*resnet, mine, or write"):
+    with pytest.raises(UsageError, match=r"Unknown architecture 'rnn'.*best, mine, or write"):
         find_network("rnn", named={"mine": "dense 5"})
 
 

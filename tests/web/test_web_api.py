@@ -281,7 +281,7 @@ def test_a_defect_is_an_error_in_json_without_a_traceback(
 
 
 def test_the_api_is_documented() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "draw.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "draw-api.md").read_text()
     for route in views.ROUTES:
         (method,) = (route.methods or set()) - {"HEAD"}
         assert f"`{method} {route.path}`" in page
