@@ -3,7 +3,7 @@
 PCA (principal component analysis) projects: a new digit is projected likewise. t-SNE (van der
 Maaten and Hinton, 2008) places all digits at once, so that neighbours stay neighbours; a new digit
 has no place of its own and is put at the mean of its nearest neighbours. scikit-learn computes
-both, and the layers are those of `scratch.plain`.
+both, and `tracing` what layers make of digits.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from mnist_cli.arrays import CLASSES, Array, Weights
+from mnist_cli.arrays import CLASSES, Array
 from mnist_cli.config import ModelSpec
 from mnist_cli.data.dataset import Dataset
 from mnist_cli.errors import MnistError
 from mnist_cli.networks import spec as networks
-from mnist_cli.scratch import plain
+from mnist_cli.tracing import Trace
 
 METHODS = ("pca", "tsne")
 MAX_POINTS = 1_000
@@ -34,12 +34,6 @@ NEIGHBOURS = 5
 _MAX_OUTPUTS = 64_000_000
 _BATCH_SIZE = 50  # feature maps of the CNN's first layer: 10 MB
 _TSNE_STEPS = 1_000
-_ACTIVATIONS = {
-    "relu": plain.Relu,
-    "sigmoid": plain.Sigmoid,
-    "tanh": plain.Tanh,
-    "gelu": plain.Gelu,
-}
 
 # Told the name of a phase, and which share of the whole is done, 0-1.
 OnProgress = Callable[[str, float], None]
@@ -109,46 +103,18 @@ def layers(spec: ModelSpec) -> list[dict[str, object]]:
     return listed
 
 
-def build(spec: ModelSpec, weights: Weights) -> list[plain.Layer]:
-    """Return the layers of a network, in the order of its line, to predict with."""
-    return [_layer(layer, weights) for layer in networks.written_layers(spec)]
-
-
-def _layer(layer: networks.Layer, weights: Weights) -> plain.Layer:
-    rng = np.random.default_rng(0)  # for weights that are replaced below
-    built: plain.Layer
-    match layer:
-        case networks.Conv():
-            built = plain.Conv(layer.weight_shape, rng, stride=layer.stride, margin=layer.margin)
-        case networks.Dense():
-            built = plain.Dense(layer.in_features, layer.out_features, rng)
-        case networks.BatchNorm():
-            built = plain.BatchNorm(layer.channels)
-            built.running_mean = weights[f"{layer.name}.running_mean"]
-            built.running_var = weights[f"{layer.name}.running_var"]
-        case networks.Activation():
-            built = _ACTIVATIONS[layer.function]()
-        case networks.MaxPool():
-            built = plain.Pool(layer.size)
-        case networks.AveragePool():
-            built = plain.Pool(layer.size, mean=True)
-        case networks.Dropout():
-            built = plain.Dropout(layer.probability, rng)
-        case networks.Flatten():
-            built = plain.Flatten()
-        case networks.Residual():
-            built = plain.Residual([_layer(each, weights) for each in layer.body])
-    for name in built.weights:
-        built.weights[name] = weights[f"{getattr(layer, 'name', '')}.{name}"].astype(np.float64)
-    return built
-
-
-def outputs(network: list[plain.Layer], images: Array, layer: int) -> Array:
+def outputs(network: Trace, images: Array, layer: int) -> Array:
     """Return the outputs (N, D), float32, of a layer's number for normalised images (N, 28, 28)."""
-    values = plain.forward(
-        network[:layer], images[:, np.newaxis].astype(np.float64), is_training=False
-    )
-    return values.reshape(len(images), -1).astype(np.float32)
+    network.forward(images)
+    return _values(network, images, layer)
+
+
+def _values(network: Trace, images: Array, layer: int) -> Array:
+    """Return a copy of what a layer made of images, (N, D) float32, after `Trace.forward`."""
+    if layer == 0:
+        return images.reshape(len(images), -1).astype(np.float32)
+    found = [value for stage in network.stages if not stage.inside for value in stage.values]
+    return np.array(np.moveaxis(found[layer - 1], -1, 0).reshape(len(images), -1), np.float32)
 
 
 def chosen(dataset: Dataset) -> Array:
@@ -167,9 +133,7 @@ def point_count(spec: ModelSpec, layer: int) -> int:
     return max(100, min(MAX_POINTS, _MAX_OUTPUTS // math.prod(shape)))
 
 
-def compute(
-    network: list[plain.Layer], images: Array, layer: int, method: str, told: OnProgress
-) -> DigitMap:
+def compute(network: Trace, images: Array, layer: int, method: str, told: OnProgress) -> DigitMap:
     """Return the map of a layer's number for normalised images (N, 28, 28) float32.
 
     Raises `MnistError` if the layer has the same outputs for all of them.
@@ -177,10 +141,9 @@ def compute(
     found, logits = [], []
     for start in range(0, len(images), _BATCH_SIZE):
         told(f"layer outputs, digit {start:,} of {len(images):,}", 0.3 * start / len(images))
-        batch = images[start : start + _BATCH_SIZE, np.newaxis].astype(np.float64)
-        values = plain.forward(network[:layer], batch, is_training=False)
-        found.append(values.reshape(len(batch), -1).astype(np.float32))
-        logits.append(plain.forward(network[layer:], values, is_training=False))
+        batch = images[start : start + _BATCH_SIZE]
+        logits.append(network.forward(batch))
+        found.append(_values(network, batch, layer))
     told("principal components", 0.3)
     from sklearn.decomposition import PCA
 

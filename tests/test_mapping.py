@@ -15,6 +15,7 @@ from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.errors import MnistError
 from mnist_cli.networks import spec as networks
+from mnist_cli.tracing import Trace
 from mnist_cli.training import recipe
 
 LINES = {
@@ -47,7 +48,7 @@ def mapped(
     name: str, images: Array, layer: int, method: str = "pca", line: str = ""
 ) -> mapping.DigitMap:
     spec, weights = made(name, line)
-    return mapping.compute(mapping.build(spec, weights), images, layer, method, lambda *_: None)
+    return mapping.compute(Trace(spec, weights), images, layer, method, lambda *_: None)
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -56,7 +57,7 @@ def test_the_last_layer_has_the_logits_of_the_model(name: str, images: Array) ->
     classifier = adapter.build(spec, TrainConfig(), device="cpu", threads=1)
     classifier.import_weights(weights)
     last = len(networks.written_layers(spec))
-    found = mapping.outputs(mapping.build(spec, weights), images[:20], last)
+    found = mapping.outputs(Trace(spec, weights), images[:20], last)
     # The engine computes in float32, with sums of up to 3,136 products; logits are about 1.
     np.testing.assert_allclose(found, classifier.predict_logits(images[:20]), atol=1e-4)
 
@@ -64,7 +65,7 @@ def test_the_last_layer_has_the_logits_of_the_model(name: str, images: Array) ->
 @pytest.mark.parametrize("name", LINES)
 def test_each_layer_has_the_shape_that_is_listed(name: str, images: Array) -> None:
     spec, weights = made(name)
-    network = mapping.build(spec, weights)
+    network = Trace(spec, weights)
     for each in mapping.layers(spec):
         layer, shape = each["layer"], each["shape"]
         assert isinstance(layer, int)
@@ -83,7 +84,7 @@ def test_layers_are_named_in_the_order_of_the_line() -> None:
 def test_pca_is_that_of_scikit_learn(layer: int, images: Array) -> None:
     found = mapped("mlp", images, layer)
     spec, weights = made("mlp")
-    values = mapping.outputs(mapping.build(spec, weights), images, layer)
+    values = mapping.outputs(Trace(spec, weights), images, layer)
     exact = PCA(2, svd_solver="full")
     expected = exact.fit_transform(values.astype(np.float64))
     signs = np.sign((found.points * expected).sum(axis=0))  # of no meaning in PCA
@@ -95,7 +96,7 @@ def test_pca_is_that_of_scikit_learn(layer: int, images: Array) -> None:
 def test_a_test_digit_lands_on_its_own_point_by_pca(images: Array) -> None:
     found = mapped("mlp", images, 2)
     spec, weights = made("mlp")
-    outputs = mapping.outputs(mapping.build(spec, weights), images[41:42], 2)[0]
+    outputs = mapping.outputs(Trace(spec, weights), images[41:42], 2)[0]
     point, nearest = found.place(outputs, "pca")
     np.testing.assert_allclose(point, found.points[41], atol=1e-3)  # as above
     assert nearest[0] == 41
@@ -105,7 +106,7 @@ def test_a_test_digit_lands_on_its_own_point_by_pca(images: Array) -> None:
 def test_the_nearest_are_those_of_the_layer(images: Array) -> None:
     found = mapped("mlp", images, 4)  # ten outputs: all of them are components
     spec, weights = made("mlp")
-    outputs = mapping.outputs(mapping.build(spec, weights), images, 4)
+    outputs = mapping.outputs(Trace(spec, weights), images, 4)
     _, nearest = found.place(outputs[5], "pca")
     distances = np.linalg.norm(outputs - outputs[5], axis=1)
     assert nearest.tolist() == np.argsort(distances)[: mapping.NEIGHBOURS].tolist()
@@ -114,7 +115,7 @@ def test_the_nearest_are_those_of_the_layer(images: Array) -> None:
 def test_by_tsne_a_digit_stands_at_the_mean_of_its_nearest(images: Array) -> None:
     told: list[tuple[str, float]] = []
     spec, weights = made("mlp")
-    network = mapping.build(spec, weights)
+    network = Trace(spec, weights)
     found = mapping.compute(network, images, 2, "tsne", lambda *each: told.append(each))
     assert found.points.shape == (300, 2)
     assert np.isfinite(found.points).all()
@@ -130,7 +131,7 @@ def test_by_tsne_a_digit_stands_at_the_mean_of_its_nearest(images: Array) -> Non
 def test_predictions_are_those_of_the_model(images: Array) -> None:
     found = mapped("mlp", images, 0)
     spec, weights = made("mlp")
-    logits = mapping.outputs(mapping.build(spec, weights), images, 4)
+    logits = mapping.outputs(Trace(spec, weights), images, 4)
     assert found.predictions.astype(int).tolist() == logits.argmax(axis=1).tolist()
 
 
@@ -146,7 +147,7 @@ def test_a_layer_that_is_the_same_for_all_is_told(images: Array) -> None:
     spec, weights = made("mlp")
     weights["fc1.weight"][:] = 0
     with pytest.raises(MnistError, match="same outputs"):
-        mapping.compute(mapping.build(spec, weights), images, 2, "pca", lambda *_: None)
+        mapping.compute(Trace(spec, weights), images, 2, "pca", lambda *_: None)
 
 
 def test_a_map_is_the_same_after_its_way_through_json(images: Array) -> None:

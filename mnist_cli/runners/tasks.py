@@ -314,6 +314,7 @@ def map_digits(job: MapJob, emit: OnEvent) -> dict[str, Any]:
 
     from mnist_cli import mapping
     from mnist_cli.data.registry import load_dataset
+    from mnist_cli.tracing import Trace
     from mnist_cli.training import checkpoint, recipe
 
     def told(name: str, share: float) -> None:
@@ -326,7 +327,7 @@ def map_digits(job: MapJob, emit: OnEvent) -> dict[str, Any]:
     images = recipe.normalize(
         dataset.test_images[indices], mean=model.pixel_mean, std=model.pixel_std
     )
-    network = mapping.build(model.spec, model.weights)
+    network = Trace(model.spec, model.weights)
     return mapping.compute(network, images, job.layer, job.method, told).to_json()
 
 

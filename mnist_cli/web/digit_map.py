@@ -6,7 +6,7 @@ import base64
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -21,7 +21,7 @@ from mnist_cli.machine import available_cores
 from mnist_cli.prediction import Model
 from mnist_cli.runners import process
 from mnist_cli.runners.base import MapJob
-from mnist_cli.scratch import plain
+from mnist_cli.tracing import Trace
 from mnist_cli.training import recipe
 from mnist_cli.web import predicting
 from mnist_cli.web.http import RequestError, read_json
@@ -46,7 +46,7 @@ class _Entry:
     phase: str = "waiting for its turn"
     share: float = 0.0
     made: mapping.DigitMap | None = None
-    network: list[plain.Layer] = field(default_factory=list)
+    network: Trace | None = None
     error: Exception | None = None
 
 
@@ -186,7 +186,7 @@ def _place(entry: _Entry, image: Array, key: Key) -> dict[str, Any]:
     assert entry.made is not None
     _, layer, method = key
     made = entry.model.checkpoint
-    entry.network = entry.network or mapping.build(made.spec, made.weights)
+    entry.network = entry.network or Trace(made.spec, made.weights)
     pixels = recipe.normalize(image[np.newaxis], mean=made.pixel_mean, std=made.pixel_std)
     (outputs,) = mapping.outputs(entry.network, pixels, layer)
     point, nearest = entry.made.place(outputs, method)

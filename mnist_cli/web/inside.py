@@ -19,15 +19,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from threadpoolctl import ThreadpoolController
 
+from mnist_cli import tracing
 from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array
 from mnist_cli.prediction import Model
+from mnist_cli.tracing import Edit, Stage, Trace
 from mnist_cli.training import evaluation, recipe
 from mnist_cli.training.checkpoint import Checkpoint
-from mnist_cli.web import tracing
 from mnist_cli.web.http import RequestError, field, read_json, require_between
 from mnist_cli.web.predicting import as_base64
 from mnist_cli.web.state import State, model_named, state_of
-from mnist_cli.web.tracing import Edit, Stage, Trace
 
 MAX_EDITS = 100
 MAX_BIAS = 1_000.0

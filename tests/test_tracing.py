@@ -12,9 +12,9 @@ from mnist_cli.data.registry import load_dataset
 from mnist_cli.networks.spec import Conv, Dense, weight_shapes
 from mnist_cli.prediction import Model
 from mnist_cli.scratch import plain
+from mnist_cli.tracing import Edit, Trace, unit_count
 from mnist_cli.training import recipe
 from mnist_cli.web import inside
-from mnist_cli.web.tracing import Edit, Trace, unit_count
 
 LINES = (
     "cnn",
