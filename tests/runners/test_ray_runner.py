@@ -7,6 +7,7 @@ with seed 77, for runs that must still be at work.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -112,8 +113,6 @@ def _job_processes() -> list[psutil.Process]:
 
 def _finished_runs(folder: Path) -> int:
     """How many runs the unfinished document has."""
-    import json
-
     path = folder / "comparison_results.partial.json"
     return len(json.loads(path.read_text())["runs"]) if path.exists() else 0
 
@@ -181,9 +180,24 @@ def test_a_node_killed_amid_twelve_runs_costs_none_of_them_and_a_late_one_helps(
     from mnist_cli.experiments.document import load_document
 
     command = start(*LONG_ENOUGH, "--runs", 12)
-    wait_until(lambda: _finished_runs(tmp_path / "results") >= 2, "two runs")
+    partial = tmp_path / "results" / "comparison_results.partial.json"
+    wait_until(
+        lambda: partial.exists() and len(_nodes(json.loads(partial.read_text()))) == 2,
+        "a run from each node",
+    )
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)  # SIGKILL
-    cluster.add_node(num_cpus=1)
+    # Held until the late node is at work, or a quick machine would be done before it is there.
+    held = _job_processes()
+    for each in held:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.suspend()
+    try:
+        cluster.add_node(num_cpus=1)
+        wait_until(lambda: bool(set(_job_processes()) - set(held)), "a run on the late node")
+    finally:
+        for each in held:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.resume()
     _, stderr = command.communicate(timeout=60)
     assert command.returncode == 0, stderr
     document = load_document(tmp_path / "results" / "comparison_results.json")
