@@ -11,8 +11,9 @@ from mnist_cli.errors import FrameworkError
 from mnist_cli.names import framework_name
 
 _GROUP = "mnist_cli.adapters"
-# Our adapters whose frameworks are optional: each is the name of its module and of our extra.
-_EXTRAS = ("jax",)
+# Our adapters whose frameworks are extras: each is the name of its module and of our extra.
+_EXTRAS = ("jax", "tensorflow", "torch")
+_COMPARED = ("tensorflow", "torch")  # missed by a comparison if they are not installed
 
 
 def _entries() -> dict[str, EntryPoint]:
@@ -27,7 +28,7 @@ def _require_known(name: str, known: tuple[str, ...]) -> None:
     if name in _EXTRAS and name not in known:
         raise FrameworkError(
             f"{framework_name(name)} is not installed. Install it into this environment: "
-            f"pip install 'mnist-cli[{name}]'"
+            f"pip install 'mnist-cli[{name}]', or use one of: {', '.join(known)}."
         )
     require_choice("framework", name, known)
 
@@ -50,6 +51,11 @@ def resolve(name: str) -> str:
 def names() -> tuple[str, ...]:
     """Return the names of all frameworks with an adapter, sorted, without extras not installed."""
     return tuple(sorted(_entries()))
+
+
+def missing() -> tuple[str, ...]:
+    """Return which of PyTorch and TensorFlow are not installed."""
+    return tuple(name for name in _COMPARED if name not in _entries())
 
 
 def is_installed(name: str) -> bool:

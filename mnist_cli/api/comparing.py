@@ -31,6 +31,7 @@ from mnist_cli.config import (
 )
 from mnist_cli.errors import UsageError
 from mnist_cli.experiments.plan import COMPARISON, SWEEP, plan_jobs
+from mnist_cli.names import framework_name
 from mnist_cli.networks.spec import operation_count
 from mnist_cli.runners.base import TrainJob
 
@@ -111,6 +112,7 @@ def compare(
         COMPARISON,
         template,
         {"frameworks": frameworks, "networks": networks, "runs": runs},
+        wants_all=framework is None,
         activation=activation,
         folder=folder,
         timeout=timeout,
@@ -181,6 +183,7 @@ def sweep_batch(
         template,
         {"frameworks": frameworks, "networks": networks, "runs": runs}
         | {"batch_sizes": checked_batch_sizes(batch_sizes), "lr_scaling": lr_scaling},
+        wants_all=framework is None,
         activation=activation,
         folder=folder,
         timeout=timeout,
@@ -195,6 +198,7 @@ def _run_experiment(
     template: TrainJob,
     plan: dict[str, Any],
     *,
+    wants_all: bool,
     activation: str,
     folder: Path | None,
     timeout: float | None,
@@ -203,6 +207,7 @@ def _run_experiment(
     progress: bool,
 ) -> Comparison:
     """Run and draw a comparison or a sweep; ``plan`` holds the arguments of `plan_jobs`."""
+    from mnist_cli import adapters
     from mnist_cli.experiments.run import run_jobs
     from mnist_cli.reporting.comparison import Comparison
     from mnist_cli.reporting.console import TrainingProgress
@@ -217,6 +222,11 @@ def _run_experiment(
         ) as observer,
         place.opened(plan["frameworks"], timeout=timeout, note=observer.note) as (runner, threads),
     ):
+        if wants_all and (missing := adapters.missing()):
+            observer.note(
+                f"Left out, because not installed: {', '.join(map(framework_name, missing))}. "
+                f"Install with: pip install 'mnist-cli[{','.join(missing)}]'"
+            )
         template = replace(template, threads=threads)
         document = run_jobs(
             plan_jobs(template, **plan),
