@@ -21,13 +21,16 @@ FAKE_FRAMEWORK = Path(__file__).parent / "fake_framework"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fake_framework() -> None:
+def fake_framework(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let this process and its children find the entry point of the fake framework."""
     sys.path.append(str(FAKE_FRAMEWORK))
     paths = [str(FAKE_FRAMEWORK), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # Two workers of tests share the cores: threads of PyTorch that wait must not take them.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # JAX compiles a program once, not in each classifier: half of the time of its tests.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("jax"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 @pytest.fixture(params=["processes", "threads"])
