@@ -1,7 +1,8 @@
 """Train, evaluate and compare digit classifiers in PyTorch, TensorFlow and from-scratch NumPy.
 
     from mnist_cli import collect, compare, evaluate, evaluate_all, export_model, import_model
-    from mnist_cli import load_model, measure_robustness, predict, sweep_batch, train
+    from mnist_cli import inspect_data, load_model, measure_robustness, predict, submit
+    from mnist_cli import sweep_batch, train
 
 Importing this package loads nothing heavy: no framework, not even NumPy. Each function is loaded
 with its first use.
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from mnist_cli.api.evaluating import evaluate_all, measure_robustness
     from mnist_cli.api.exporting import export_model
     from mnist_cli.api.importing import import_model
+    from mnist_cli.api.inspecting import inspect_data
     from mnist_cli.api.reading import load_model, predict
+    from mnist_cli.api.submitting import submit
     from mnist_cli.api.training import evaluate, train
 
 __version__ = "0.1.0"
@@ -26,9 +29,11 @@ __all__ = [
     "evaluate_all",
     "export_model",
     "import_model",
+    "inspect_data",
     "load_model",
     "measure_robustness",
     "predict",
+    "submit",
     "sweep_batch",
     "train",
 ]
@@ -40,9 +45,11 @@ _MODULES = {
     "evaluate_all": "evaluating",
     "export_model": "exporting",
     "import_model": "importing",
+    "inspect_data": "inspecting",
     "load_model": "reading",
     "measure_robustness": "evaluating",
     "predict": "reading",
+    "submit": "submitting",
     "sweep_batch": "comparing",
     "train": "training",
 }

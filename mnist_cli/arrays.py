@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
-CLASSES = 10
+CLASSES = 10  # of digits; a data set may have others: see `config.ModelSpec`
 NO_DIGIT = CLASSES  # the label of an image that shows no digit
 IMAGE_SIZE = 28
 

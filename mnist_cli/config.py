@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mnist_cli.errors import UsageError
 
-# The known networks, as lines of layers (`networks.language`); the last "dense 10" is added.
+MIN_CLASSES, MAX_CLASSES = 2, 256
+# The known networks, as lines of layers (`networks.language`); the last "dense 10" is added, with
+# as many units as the data set has classes.
 NETWORKS = {
     "cnn": "conv 32, relu, pool, conv 64, relu, pool, dense 128, relu",
     "mlp": "dense 128, {activation}",
     "lenet5": "conv 6 5x5, tanh, pool avg, conv 16 5x5 valid, tanh, pool avg, dense 120, tanh, "
     "dense 84, tanh",
-    "linear": "dense 10",
+    "linear": "dense {classes}",
     "deep": "dense 256, relu, dense 128, relu, dense 64, relu, dense 32, relu",
     "resnet": "conv 16, batchnorm, relu, pool, residual(conv 16, batchnorm, relu, conv 16, "
     "batchnorm), relu, conv 32, batchnorm, relu, pool, dropout 0.25, dense 64, relu",
@@ -52,20 +54,22 @@ class ModelSpec:
     """A network: a short name, ``arch``, for files, tables and charts, and its ``line`` of layers.
 
     A name in `NETWORKS` has its line from there, with ``activation`` where the line leaves it open,
-    which only that of the MLP does. `networks.spec` derives everything else from the line. Raises
-    `UsageError` for an unknown name without a line, or an activation that has no place.
+    which only that of the MLP does. ``classes`` is how many the data set has, and so the units of
+    the last dense layer. `networks.spec` derives everything else from these. Raises `UsageError`
+    for an unknown name without a line, an activation that has no place, or too many classes.
     """
 
     arch: str
     activation: str = "relu"
     line: str = ""
+    classes: int = 10
 
     def __post_init__(self) -> None:
         require_choice("activation", self.activation, ACTIVATIONS)
+        require_range("classes", self.classes, MIN_CLASSES, MAX_CLASSES)
         if not self.line:
             require_choice("architecture", self.arch, tuple(NETWORKS))
-            line = NETWORKS[self.arch].format(activation=self.activation)
-            object.__setattr__(self, "line", line)
+            object.__setattr__(self, "line", self._known_line())
         elif not is_file_name(self.arch):
             raise UsageError(
                 f"'{self.arch}' is no name for a network's files. Take small letters, digits, "
@@ -76,6 +80,14 @@ class ModelSpec:
                 f"The activations of '{self.arch}' are in its line: it has no {self.activation} "
                 "to choose. Leave --activation out, choose --arch mlp, or write the layers."
             )
+
+    def with_classes(self, classes: int) -> ModelSpec:
+        """Return the network with another number of classes."""
+        is_known = self.arch in NETWORKS and self.line == self._known_line()
+        return replace(self, classes=classes, line="" if is_known else self.line)
+
+    def _known_line(self) -> str:
+        return NETWORKS[self.arch].format(activation=self.activation, classes=self.classes)
 
 
 def is_file_name(name: str) -> bool:
@@ -95,7 +107,7 @@ class TrainConfig:
     ``learning_rate`` is the peak of a one-cycle schedule that rises over the first
     ``warmup_fraction`` of all steps and falls by half a cosine to the power ``decay_power``: above
     1 it falls earlier and stays low longer. With ``label_smoothing`` e the target of an image is
-    (1 - e) onehot(label) + e / 10 (Szegedy et al., 2016, arXiv:1512.00567).
+    (1 - e) onehot(label) + e / classes (Szegedy et al., 2016, arXiv:1512.00567).
     ``target_accuracy`` (0-1), if given, ends training at the first check on the validation images
     that reaches it; there are ten checks per epoch. ``patience``, if given, ends training after
     that many epochs without a lower validation loss, and the weights of the best epoch are kept.

@@ -15,12 +15,40 @@ _FRAMEWORKS = {
 _NETWORKS = {"cnn": "CNN", "mlp": "MLP", "lenet5": "LeNet-5", "resnet": "ResNet"}
 
 
-_DATASETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "kmnist": "KMNIST"}
+_DATASETS = {
+    "emnist-digits": "EMNIST digits",
+    "emnist-letters": "EMNIST letters",
+    "fashion-mnist": "Fashion-MNIST",
+    "kmnist": "KMNIST",
+    "mnist": "MNIST",
+    "qmnist": "QMNIST",
+    "svhn": "SVHN",
+    "usps": "USPS",
+}
+DIGITS = tuple("0123456789")
+_CLASS_NAMES = {
+    "emnist-letters": tuple("abcdefghijklmnopqrstuvwxyz"),
+    "fashion-mnist": (
+        *("T-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+}
 
 
 def dataset_name(dataset: str) -> str:
     """Return ``MNIST`` for ``mnist``; a path as it is."""
     return _DATASETS.get(dataset, dataset)
+
+
+def class_names(dataset: str) -> tuple[str, ...]:
+    """Return the names of a named data set's classes; of another, the ten digits."""
+    return _CLASS_NAMES.get(dataset, DIGITS)
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Return the names of classes that have none of their own: their labels."""
+    return tuple(map(str, range(count)))
 
 
 def framework_name(framework: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -18,10 +18,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mnist_cli.adapters.base import Classifier
-from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.arrays import Array
 from mnist_cli.config import ROTATIONS, require_choice
 from mnist_cli.errors import PictureError
 from mnist_cli.machine import available_cores
+from mnist_cli.names import DIGITS
 from mnist_cli.pictures.components import Box
 from mnist_cli.pictures.documents import pages
 from mnist_cli.pictures.normalise import UNEXPECTED_ERRORS, PreparedPage, prepare
@@ -41,12 +42,13 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Digit:
-    """One digit of a picture.
+    """One digit of a picture, or what else a model tells apart.
 
-    ``digit`` is the most probable one, 0-9, and ``confidence`` its probability. ``probabilities``
-    are those of 0 to 9 and sum to 1. ``box`` is the bounding box (left, top, right, bottom) in
-    pixels of the upright picture, right and bottom exclusive. ``sure`` is explained in
-    `calibration`. ``image`` (28, 28), uint8, ink 255, is the input of the network.
+    ``digit`` is the most probable class, 0-9 for digits, and ``confidence`` its probability.
+    ``probabilities`` are those of all classes, in the order of ``class_names``, and sum to 1.
+    ``box`` is the bounding box (left, top, right, bottom) in pixels of the upright picture, right
+    and bottom exclusive. ``sure`` is explained in `calibration`. ``image`` (28, 28), uint8, ink
+    255, is the input of the network.
     """
 
     digit: int
@@ -55,18 +57,29 @@ class Digit:
     box: Box
     sure: bool
     image: Array = field(repr=False, compare=False)
+    class_names: tuple[str, ...] = field(default=DIGITS, repr=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        """The name of the most probable class: of a digit, the digit."""
+        return self.class_names[self.digit]
 
     def top(self, count: int = 3) -> list[tuple[int, float]]:
-        """Return the ``count`` most probable digits with their probabilities, best first."""
-        order = sorted(range(CLASSES), key=lambda digit: -self.probabilities[digit])
+        """Return the ``count`` most probable classes with their probabilities, best first."""
+        order = sorted(range(len(self.probabilities)), key=lambda each: -self.probabilities[each])
         return [(digit, self.probabilities[digit]) for digit in order[:count]]
+
+    def top_names(self, count: int = 3) -> list[tuple[str, float]]:
+        """Return what `top` does, with the names of the classes."""
+        return [(self.class_names[digit], share) for digit, share in self.top(count)]
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The digits in a picture.
 
-    ``text`` has a newline between lines; ``digits`` are in its order. ``file`` is None for a source
+    ``text`` has a newline between lines, and blanks between classes with names of several letters;
+    ``digits`` are in its order. ``file`` is None for a source
     that is no path. ``rotation`` is by how many degrees clockwise the picture was turned to be
     read: 0, 90, 180 or 270. ``rejected`` are the boxes of ink that was taken for no digit.
     """
@@ -89,8 +102,13 @@ class Prediction:
 
     def lines(self) -> list[tuple[Digit, ...]]:
         """Return the digits of each line of the text."""
-        digits = iter(self.digits)
-        return [tuple(islice(digits, len(line))) for line in self.text.split("\n")]
+        digits, found = iter(self.digits), []
+        for line in self.text.split("\n"):
+            written = [next(digits)]
+            while len(_joined(written)) < len(line):
+                written.append(next(digits))
+            found.append(tuple(written))
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return the prediction as JSON values."""
@@ -103,6 +121,7 @@ class Prediction:
             "digits": [
                 {
                     "digit": digit.digit,
+                    "label": digit.label,
                     "confidence": digit.confidence,
                     "sure": digit.sure,
                     "probabilities": list(digit.probabilities),
@@ -170,6 +189,7 @@ class Model:
         self.path = model or PRETRAINED
         self.checkpoint = checkpoint.load(self.path)
         self.calibration = self.checkpoint.calibration or DEFAULT_CALIBRATION
+        self.class_names = self.checkpoint.class_names
         self._framework = framework
         self._device = device
         self._threads = threads or available_cores()
@@ -234,7 +254,9 @@ class Model:
                     yield found
                 else:
                     rows = np.array([next(logits) for _ in found])
-                    yield prediction_of(source, found, rows, self.calibration)
+                    yield prediction_of(
+                        source, found, rows, self.calibration, class_names=self.class_names
+                    )
 
     def _prepared(
         self, sources: Iterable[Source], *, single: bool, rotation: int | None
@@ -262,9 +284,9 @@ class Model:
         picture must not end the reading of others.
         """
         try:
-            return prepare(
-                source, single=single, rotation=rotation, evidence=self._segmentation_evidence
-            )
+            # How much letters look like digits says nothing: their pages are not turned.
+            evidence = self._segmentation_evidence if self.class_names == DIGITS else None
+            return prepare(source, single=single, rotation=rotation, evidence=evidence)
         except MemoryError as error:
             raise PictureError("too large for this machine's memory; scale it down") from error
         except UNEXPECTED_ERRORS as error:
@@ -275,7 +297,7 @@ class Model:
         return evaluation.evidence(self._segmenter.predict_logits(recipe.normalize(images)))
 
     def logits(self, images: Array) -> Array:
-        """Return the logits (N, 10), float32, of prepared images (N, 28, 28), uint8.
+        """Return the logits (N, classes), float32, of prepared images (N, 28, 28), uint8.
 
         The chosen framework computes them. Raises `FrameworkError` if it fails.
         """
@@ -307,18 +329,31 @@ Found: TypeAlias = "PreparedPage | PictureError"
 
 
 def prediction_of(
-    source: Source, prepared: PreparedPage, logits: Array, limits: Calibration
+    source: Source,
+    prepared: PreparedPage,
+    logits: Array,
+    limits: Calibration,
+    *,
+    class_names: tuple[str, ...] = DIGITS,
 ) -> Prediction:
-    """Return the prediction for one picture with N digits, given their logits (N, 10)."""
+    """Return the prediction for one picture with N digits, given their logits (N, classes)."""
     probabilities, sure = (array.tolist() for array in judge(logits, limits))
     digits = []
-    text = ""
+    lines: list[list[Digit]] = []
     for number, (found, row) in enumerate(zip(prepared, probabilities, strict=True)):
         confidence = max(row)
-        digit = row.index(confidence)
-        digits.append(Digit(digit, confidence, tuple(row), found.box, sure[number], found.image))
-        if number and found.line != prepared[number - 1].line:
-            text += "\n"
-        text += str(digit)
+        best, is_sure = row.index(confidence), sure[number]
+        digit = Digit(best, confidence, tuple(row), found.box, is_sure, found.image, class_names)
+        digits.append(digit)
+        if not number or found.line != prepared[number - 1].line:
+            lines.append([])
+        lines[-1].append(digit)
+    text = "\n".join(map(_joined, lines))
     file = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
     return Prediction(file, text, tuple(digits), prepared.rotation, prepared.rejected)
+
+
+def _joined(digits: Sequence[Digit]) -> str:
+    """Return the text of a line: with blanks between names if any class's has several letters."""
+    is_wide = any(len(name) > 1 for name in digits[0].class_names)
+    return (" " if is_wide else "").join(digit.label for digit in digits)

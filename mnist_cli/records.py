@@ -57,9 +57,10 @@ class RunRecord:
     ``label_smoothing``, ``warmup_fraction`` and ``decay_power`` are None in older records.
     ``model_epoch`` is the epoch whose model was kept and that ``test_accuracy`` is of: the last or,
     with ``patience``, the best; None in older records, where it is the last. ``started_from`` is
-    the model file from which the training went on, if any. ``line`` is the network's line of layers
-    and ``operations`` what a prediction computes per image; ``conditions`` is what the machine did
-    from the warm-up to the last evaluation. All three are None in older records. ``timing`` is
+    the model file from which the training went on, if any. ``line`` is the network's line of
+    layers, ``classes`` how many it tells apart, and ``operations`` what a prediction computes per
+    image; ``conditions`` is what the machine did from the warm-up to the last evaluation. Line,
+    operations and conditions are None in older records. ``timing`` is
     ``shared`` if other runs were on the machine at the same time, so that only accuracy counts;
     ``retries`` counts how often the run was begun before, on nodes that were lost.
     """
@@ -99,6 +100,7 @@ class RunRecord:
     started_from: str | None = None
     conditions: Conditions | None = None
     line: str | None = None
+    classes: int = 10
     operations: int | None = None
     timing: str = "exclusive"
     retries: int = 0

@@ -1,7 +1,7 @@
 """Train any line in one framework, as asked on standard input: never two frameworks in a process.
 
-Usage: python line_driver.py FRAMEWORK. What is read is JSON, a network's line and the .npz file to
-write. The answer is the name of that file, or an error.
+Usage: python line_driver.py FRAMEWORK. What is read is JSON: a network's line, the number of
+classes, and the .npz file to write. The answer is the name of that file, or an error.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mnist_cli.networks.spec import parameter_shapes, weight_shapes
 BATCH, STEPS = 12, 3
 
 
-def run(adapter: adapters.Adapter, line: str, path: str) -> None:
+def run(adapter: adapters.Adapter, line: str, classes: int, path: str) -> None:
     """Predict, take one step, predict in between, and take two more."""
-    spec = find_network(line)
+    spec = find_network(line, classes=classes)
     rng = np.random.default_rng(0)
     weights = {
         # Near 1 or 0, so that neither a mean nor a variance is lost unseen.
@@ -34,7 +34,7 @@ def run(adapter: adapters.Adapter, line: str, path: str) -> None:
         for name, shape in weight_shapes(spec).items()
     }
     images = rng.standard_normal((BATCH * STEPS, 28, 28)).astype(np.float32)
-    labels = rng.integers(0, 10, len(images))
+    labels = rng.integers(0, classes, len(images))
     model = adapter.build(spec, TrainConfig(batch_size=BATCH), device="cpu", threads=2)
     model.import_weights(weights)
     zeros = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(spec).items()}
@@ -66,9 +66,9 @@ def main() -> None:
     os.dup2(2, 1)
     adapter = adapters.load(sys.argv[1])
     for asked in sys.stdin:
-        line, path = json.loads(asked)
+        line, classes, path = json.loads(asked)
         try:
-            run(adapter, line, path)
+            run(adapter, line, classes, path)
             answer = path
         except Exception as error:
             answer = f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mnist_cli.arrays import CLASSES, NO_DIGIT, Array, Weights
+from mnist_cli.arrays import Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.names import framework_name
@@ -23,16 +23,16 @@ from mnist_cli.networks.spec import dropouts
 STEPS_PER_CHUNK = 32
 
 
-def smoothed_targets(config: TrainConfig) -> Array:
+def smoothed_targets(config: TrainConfig, classes: int) -> Array:
     """Return the target probabilities of each label, float32: a row per label.
 
-    (10, 10), or (11, 11) with ``config.reject``; the last row and column are "no digit".
+    (classes, classes), with ``config.reject`` one more; that row and column are "no digit".
     """
-    targets = np.full((CLASSES, CLASSES), config.label_smoothing / CLASSES, dtype=np.float32)
-    targets += (1 - config.label_smoothing) * np.eye(CLASSES, dtype=np.float32)
+    targets = np.full((classes, classes), config.label_smoothing / classes, dtype=np.float32)
+    targets += (1 - config.label_smoothing) * np.eye(classes, dtype=np.float32)
     if config.reject:
         targets = np.pad(targets, (0, 1))
-        targets[NO_DIGIT, NO_DIGIT] = 1
+        targets[classes, classes] = 1
     return targets
 
 
@@ -83,9 +83,9 @@ def dropout_masks(spec: ModelSpec, seed: int, batch_size: int) -> list[Array]:
 class Classifier(Protocol):
     """One network in one framework, with its optimiser's state.
 
-    Images are float32 (N, 28, 28), normalised by `recipe.normalize`; labels are int64 (N,), 0-9.
-    With ``config.reject`` there is an eleventh class, 10, whose logit is always 0 and whose label
-    is not smoothed.
+    Images are float32 (N, 28, 28), normalised by `recipe.normalize`; labels are int64 (N,), from
+    0 to ``spec.classes`` - 1. With ``config.reject`` there is one more class, whose logit is always
+    0 and whose label is not smoothed.
     Arrays of images may be kept, on the device or by worker processes, and must not be changed
     afterwards. A classifier may have an attribute ``note``: one line for the user on how it had to
     compute, empty if there is nothing to say; it is shown after the warm-up.
@@ -115,7 +115,7 @@ class Classifier(Protocol):
         ...
 
     def predict_logits(self, images: Array) -> Array:
-        """Return logits (N, 10), float32, for any N >= 0."""
+        """Return logits (N, classes), float32, for any N >= 0."""
         ...
 
     def export_weights(self) -> Weights:

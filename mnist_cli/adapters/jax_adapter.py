@@ -78,7 +78,7 @@ class _Pass:
 
 
 def _logits(network: Sequence[Layer], images: jax.Array, run: _Pass) -> jax.Array:
-    """Return logits (N, 10), float32, for images (N, 28, 28, 1)."""
+    """Return logits (N, classes), float32, for images (N, 28, 28, 1)."""
     return _outputs(network, images.astype(run.dtype), run).astype(jnp.float32)
 
 
@@ -236,7 +236,7 @@ class JaxClassifier:
         (n, batch), rates (n,), a mask (n, batch, ...) for each dropout; losses (n,). The state's
         memory is used again for the new state.
         """
-        smoothed = jnp.asarray(smoothed_targets(config))
+        smoothed = jnp.asarray(smoothed_targets(config, self.spec.classes))
 
         def mean_losses(
             weights: Parameters, statistics: Parameters, images: Any, labels: Any, masks: Any
@@ -317,7 +317,7 @@ class JaxClassifier:
 
     def predict_logits(self, images: Array) -> Array:
         """See `base.Classifier.predict_logits`."""
-        logits = np.empty((len(images), 10), dtype=np.float32)
+        logits = np.empty((len(images), self.spec.classes), dtype=np.float32)
         for start in range(0, len(images), self.predict_batch):
             some = images[start : start + self.predict_batch]
             batch = np.zeros((self.predict_batch, IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.float32)

@@ -66,6 +66,7 @@ def architecture(spec: ModelSpec, *, small_kernels: bool = True) -> Architecture
         shapes=networks.weight_shapes(spec),
         reversed_channels={name: channels.get(name, 1) for name in reversed_names},
         build_model=build_model,
+        classes=spec.classes,
         max_chunk=CONV_CHUNK if _has(kinds, networks.Conv) else DENSE_CHUNK,
         is_sharded=is_mlp,  # the other layers have no shard without a bias
         most_normalised=max(

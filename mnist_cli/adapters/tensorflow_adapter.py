@@ -21,7 +21,7 @@ from mnist_cli.adapters.base import (
     smoothed_targets,
 )
 from mnist_cli.adapters.tensorflow_network import SeededDropout, build_model, keras, tf
-from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
+from mnist_cli.arrays import IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.networks.spec import (
@@ -88,7 +88,8 @@ class TensorFlowClassifier:
         self.use_xla = use_xla
         self.precision = config.precision
         self.label_smoothing = config.label_smoothing
-        self.reject_targets = tf.constant(smoothed_targets(config)) if config.reject else None
+        targets = smoothed_targets(config, spec.classes)
+        self.reject_targets = tf.constant(targets) if config.reject else None
         self.batch_size = config.batch_size
         self.model = build_model(spec, config.precision)
         self.spec, self.channels = spec, flattened_channels(spec)
@@ -139,8 +140,9 @@ class TensorFlowClassifier:
         add up to the batch's. The losses (n,), float32, are without smoothing.
         """
         if self.reject_targets is None:
-            wrong = self.label_smoothing / CLASSES  # target of a class that is not the label
-            smoothed = tf.one_hot(labels, CLASSES, 1 - self.label_smoothing + wrong, wrong)
+            classes = self.spec.classes
+            wrong = self.label_smoothing / classes  # target of a class that is not the label
+            smoothed = tf.one_hot(labels, classes, 1 - self.label_smoothing + wrong, wrong)
         else:
             smoothed = tf.gather(self.reject_targets, labels)
         with tf.GradientTape() as tape:
@@ -285,7 +287,7 @@ class TensorFlowClassifier:
         """See `base.Classifier.predict_logits`."""
         if self._predicting_model is not self.model:
             self._predicting_model.set_weights(self.model.get_weights())
-        logits = np.empty((len(images), 10), dtype=np.float32)
+        logits = np.empty((len(images), self.spec.classes), dtype=np.float32)
 
         def predict(start: int) -> None:
             batch = slice(start, start + _PREDICT_BATCH)

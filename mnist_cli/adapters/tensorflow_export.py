@@ -105,7 +105,7 @@ def _outputs(layer: Layer, inputs: Any) -> Any:
 
 
 def logits(path: Path, images: Array) -> Array:
-    """Return the logits (N, 10) that a file written from `build` has for images (N, 28, 28)."""
+    """Return the logits (N, classes) of images (N, 28, 28) by a file written from `build`."""
     model = keras.models.load_model(path, compile=False)
     until_logits = keras.Model(model.inputs, model.get_layer(_LOGITS).output)
     shaped = images if len(model.inputs[0].shape) == 3 else images[..., None]
@@ -130,7 +130,7 @@ def to_litert(checkpoint: Checkpoint, *, raw: bool) -> bytes:
 
 
 def litert_logits(path: Path, images: Array) -> Array:
-    """Return the logits (N, 10) that LiteRT's interpreter computes of images (N, 28, 28)."""
+    """Return the logits (N, classes) that LiteRT's interpreter computes of images (N, 28, 28)."""
     run = tf.lite.Interpreter(model_path=str(path)).get_signature_runner()
     (details,) = run.get_input_details().values()
     shaped = images if len(details["shape"]) == 3 else images[..., None]

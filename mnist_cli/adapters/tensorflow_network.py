@@ -114,7 +114,7 @@ def _gelu(inputs: Any) -> Any:
 
 
 def build_model(spec: ModelSpec, precision: str = "float32") -> Any:
-    """Return the network as a `keras.Model`, (N, 28, 28, 1) float32 -> (N, 10) float32 logits."""
+    """Return the network as a `keras.Model`: (N, 28, 28, 1) -> logits (N, classes), float32."""
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 1))
     hidden = inputs

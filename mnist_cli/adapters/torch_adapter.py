@@ -27,7 +27,7 @@ from mnist_cli.adapters.base import (
     smoothed_targets,
 )
 from mnist_cli.adapters.torch_network import SeededDropout, build_module, canonical
-from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
+from mnist_cli.arrays import IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
 from mnist_cli.networks.spec import (
@@ -152,7 +152,7 @@ class TorchClassifier:
         self.momentum = config.momentum
         self.device = device
         # The target probabilities of each label, with a column for "no digit" if that is learnt.
-        self.targets = torch.from_numpy(smoothed_targets(config)).to(device)
+        self.targets = torch.from_numpy(smoothed_targets(config, spec.classes)).to(device)
         # On a CPU channels last is faster, on a GPU slower, at this size.
         is_cpu = device.type == "cpu"
         memory_format = torch.channels_last if is_cpu else torch.contiguous_format
@@ -254,13 +254,13 @@ class TorchClassifier:
         logits = self._mixed_logits(inputs) if self.is_mixed else self._logits(inputs)
         with torch.no_grad():
             # The logit of "no digit" is 0.
-            all_logits = functional.pad(logits, (0, len(self.targets) - CLASSES))
+            all_logits = functional.pad(logits, (0, len(self.targets) - self.spec.classes))
             log_probabilities = functional.log_softmax(all_logits, dim=1)
             loss = functional.nll_loss(log_probabilities, labels)
             # The gradient of the mean cross-entropy: (softmax - targets) / batch size.
             gradient = log_probabilities.exp() - self.targets.index_select(0, labels)
             gradient /= len(labels)
-        logits.backward(gradient[:, :CLASSES])  # type: ignore[no-untyped-call]  # untyped in torch
+        logits.backward(gradient[:, : self.spec.classes])  # type: ignore[no-untyped-call]  # untyped in torch
         self._update(learning_rate)
         return loss
 
@@ -316,7 +316,7 @@ class TorchClassifier:
         """See `base.Classifier.predict_logits`."""
         self.module.eval()
         inputs = self._kept_on_device(images)
-        logits = torch.empty((len(images), CLASSES), device=self.device)
+        logits = torch.empty((len(images), self.spec.classes), device=self.device)
         size = _PREDICT_BATCH[self.device.type]
         for start in range(0, len(images), size):
             logits[start : start + size] = self._logits(inputs[start : start + size])

@@ -13,7 +13,7 @@ from mnist_cli.errors import CheckpointError
 
 
 def run_code(path: Path, images: Array) -> Array:
-    """Return the logits (N, 10) that a ``model.py`` has for images (N, 28, 28), uint8.
+    """Return the logits (N, classes) that a ``model.py`` has for images (N, 28, 28), uint8.
 
     It is one that `export.torch_folder` has just written.
     """

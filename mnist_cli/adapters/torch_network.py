@@ -97,7 +97,7 @@ def _sequential(network: Sequence[Layer], shape: Shape) -> nn.Sequential:
 
 
 def build_module(spec: ModelSpec) -> nn.Sequential:
-    """Return the network as (N, 1, 28, 28) float32 -> (N, 10) float32 logits."""
+    """Return the network as (N, 1, 28, 28) float32 -> (N, classes) float32 logits."""
     return _sequential(layers(spec), INPUT)
 
 

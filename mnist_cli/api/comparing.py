@@ -60,6 +60,7 @@ def compare(
     device: str = "cpu",
     target_accuracy: float | None = None,
     dataset: PathLike = "mnist",
+    fix_orientation: bool = False,
     limit: int | None = None,
     results_dir: PathLike | None = None,
     timeout: float | None = None,
@@ -104,6 +105,7 @@ def compare(
         ),
         threads=1,  # those of the place, once it is known
         dataset=os.fspath(dataset),
+        fix_orientation=fix_orientation,
         limit=limit,
         device=checked_device(device),
         checkpoint=None if folder is None else str(folder / "models"),
@@ -141,6 +143,7 @@ def sweep_batch(
     threads: int | None = None,
     device: str = "cpu",
     dataset: PathLike = "mnist",
+    fix_orientation: bool = False,
     limit: int | None = None,
     results_dir: PathLike | None = None,
     timeout: float | None = None,
@@ -175,6 +178,7 @@ def sweep_batch(
         ),
         threads=1,  # those of the place, once it is known
         dataset=os.fspath(dataset),
+        fix_orientation=fix_orientation,
         limit=limit,
         device=checked_device(device),
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mnist_cli.data.dataset import Dataset
     from mnist_cli.experiments.robustness import Robustness
     from mnist_cli.prediction import Model
+    from mnist_cli.training.checkpoint import Checkpoint
     from mnist_cli.training.evaluation import Evaluation
 
 ENSEMBLE = "ensemble"
@@ -33,6 +34,7 @@ def evaluate_all(
     *,
     ensemble: bool = False,
     dataset: PathLike = "mnist",
+    fix_orientation: bool = False,
     threads: int | None = None,
     results_dir: PathLike | None = None,
     progress: bool = True,
@@ -50,25 +52,28 @@ def evaluate_all(
     from mnist_cli.training import evaluation
 
     folder = results_folder(results_dir)
-    loaded, test = _open(models, folder, dataset, threads)
+    loaded, test = _open(models, folder, dataset, threads, fix_orientation, progress)
     probabilities = []
     evaluations = []
     with _progress(len(loaded), is_shown=progress) as advance:
         for model in loaded.values():
             logits = model.logits(test.test_images)
             probabilities.append(evaluation.probabilities(logits))
-            evaluations.append(_report(logits, test, str(model.path)))
+            evaluations.append(_report(logits, test, model.checkpoint, str(model.path)))
             advance()
     if not ensemble:
         return evaluations
     mean = np.mean(probabilities, axis=0)
     # The logarithms are logits of these probabilities; a probability of 0 would have none.
     logits = np.log(np.maximum(mean, np.finfo(np.float64).tiny))
-    evaluations.append(_report(logits, test, f"{ENSEMBLE} of {', '.join(loaded)}"))
+    any_model = next(iter(loaded.values())).checkpoint
+    evaluations.append(_report(logits, test, any_model, f"{ENSEMBLE} of {', '.join(loaded)}"))
     if folder is not None:
         confusion, samples = (folder / name for name in ENSEMBLE_FILES)
         name = f"Ensemble of {len(loaded)} models"
-        draw_evaluation(evaluations[-1], confusion, samples, name=name)
+        draw_evaluation(
+            evaluations[-1], confusion, samples, name=name, fix_orientation=fix_orientation
+        )
     return evaluations
 
 
@@ -77,6 +82,7 @@ def measure_robustness(
     models: PathLike | Iterable[PathLike],
     *,
     dataset: PathLike = "mnist",
+    fix_orientation: bool = False,
     limit: int | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -97,7 +103,7 @@ def measure_robustness(
         require_range("limit", limit, 1, 10**9)
     require_range("seed", seed, 0, 2**32 - 1)
     folder = results_folder(results_dir)
-    loaded, test = _open(models, folder, dataset, threads)
+    loaded, test = _open(models, folder, dataset, threads, fix_orientation, progress)
     with _progress(len(loaded) * robustness.SETS, is_shown=progress) as advance:
         measured = robustness.measure(
             loaded,
@@ -119,11 +125,14 @@ def _open(
     folder: Path | None,
     dataset: PathLike,
     threads: int | None,
+    fix_orientation: bool,
+    progress: bool,
 ) -> tuple[dict[str, Model], Dataset]:
     """Return the models by name, and the data set; raise before anything takes long."""
-    from mnist_cli.data.registry import labels_of, load_dataset
-    from mnist_cli.names import dataset_name
+    from mnist_cli.data.orientation import checked
+    from mnist_cli.data.registry import load_dataset, require_same_classes
     from mnist_cli.prediction import Model
+    from mnist_cli.reporting.console import stderr
     from mnist_cli.training.checkpoint import model_path
 
     if isinstance(models, (str, os.PathLike)):
@@ -141,22 +150,34 @@ def _open(
     }
     if folder is not None:
         require_writable(folder)
-    test = load_dataset(os.fspath(dataset))
+
+    def say(text: str) -> None:
+        if progress:
+            stderr().print(text, markup=False, highlight=False, soft_wrap=True)
+
+    test = checked(load_dataset(os.fspath(dataset)), fix=fix_orientation, say=say)
     for name, model in loaded.items():
-        known, asked = labels_of(model.checkpoint.dataset), labels_of(test.name)
-        if known != asked:
-            raise UsageError(
-                f"{name} tells {known}, but {dataset_name(test.name)} has {asked}. "
-                "Choose models of one kind, and their data set with --dataset."
-            )
+        made = model.checkpoint
+        require_same_classes(name, made.class_names, made.dataset, test)
+    widths = {len(model.checkpoint.class_names): name for name, model in loaded.items()}
+    if len(widths) > 1:
+        raise UsageError(
+            f"{' and '.join(list(widths.values())[:2])} tell different numbers of classes apart. "
+            "Evaluate them one at a time."
+        )
     return loaded, test
 
 
-def _report(logits: Any, test: Dataset, checkpoint: str) -> Evaluation:
+def _report(logits: Any, test: Dataset, model: Checkpoint, name: str) -> Evaluation:
     from mnist_cli.training import evaluation
 
     return evaluation.report(
-        logits, test.test_labels, framework="numpy", checkpoint=checkpoint, dataset=test.name
+        logits,
+        test.test_labels,
+        class_names=model.class_names,
+        framework="numpy",
+        checkpoint=name,
+        dataset=test.name,
     )
 
 

@@ -111,7 +111,7 @@ def saved(images: Array) -> Iterator[Path]:
 
 
 def require_agreement(expected: Array, found: Array, name: str) -> float:
-    """Return the largest difference of logits (N, 10); raise `FrameworkError` if it is too large.
+    """Return the largest difference of logits; raise `FrameworkError` if it is too large.
 
     Two runtimes add float32 numbers in different orders, whose rounding grows with the logits:
     beyond 30, so does the tolerance of `MAX_DIFFERENCE`.

@@ -146,14 +146,20 @@ def _read_graph(
     from mnist_cli import adapters
     from mnist_cli.export.formats import require_onnx
     from mnist_cli.importing import reading
-    from mnist_cli.importing.flow import Network
+    from mnist_cli.importing.flow import Network, cannot
 
     if kind == reading.ONNX:
         require_onnx()
     else:
         adapters.resolve(kind)
     result, weights = _run(source, kind, data, pixels=pixels, threads=threads)
-    network = Network(result["line"], weights, ending=result["ending"])
+    classes = result["classes"]
+    if classes != len(data.class_names):
+        cannot(
+            f"it gives {classes} values of an image, not {len(data.class_names)}, the classes of "
+            f"{data.name}; --dataset names another data set"
+        )
+    network = Network(result["line"], weights, ending=result["ending"], classes=classes)
     outputs = np.array(result["outputs"])
     notes = () if pixels else (f"Pixels enter as {result['pixels']}; else say --pixels.",)
     if result["pixels"] == "in the file":
@@ -185,24 +191,29 @@ def _read_weights(
         tensors, facts = state_dict.read_safetensors(source)
     if facts.get("format") == json.dumps(checkpoint.FORMAT):
         raise UsageError(f"{source} is a model of this program already. Use it as it is.")
+    classes = len(data.class_names)
     is_ours = {"line", "pixel_mean", "pixel_std"} <= set(facts)
     if pixels is None and is_ours:
         pixels = f"{json.loads(facts['pixel_mean'])},{json.loads(facts['pixel_std'])}"
     mean, std = chosen = parse_pixels(pixels or "mnist")
     notes = () if pixels else ("Pixels enter as mnist, as in PyTorch's examples; else --pixels.",)
     if arch is not None or is_ours:
-        line = find_network(arch).line if arch is not None else json.loads(facts["line"])
-        return _Found(state_dict.with_line(tensors, line), mean, std, notes=notes)
+        line = (
+            find_network(arch, classes=classes).line
+            if arch is not None
+            else json.loads(facts["line"])
+        )
+        return _Found(state_dict.with_line(tensors, line, classes), mean, std, notes=notes)
 
     def score(network: Network) -> float:
         logits = _logits(_classifier(network, threads), data.train_images[:_SCORED], mean, std)
         return evaluation.accuracy(logits, data.train_labels[:_SCORED])
 
-    network, tried = state_dict.infer(tensors, score)
+    network, tried = state_dict.infer(tensors, score, classes)
     best = score(network)
     for name in PIXELS if pixels is None and best < _POOR_ACCURACY else ():
         mean, std = PIXELS[name]
-        other, more = state_dict.infer(tensors, score)
+        other, more = state_dict.infer(tensors, score, classes)
         tried += more
         if score(other) > best:
             best, network, chosen = score(other), other, (mean, std)
@@ -216,7 +227,7 @@ def _classifier(network: Network, threads: int) -> Classifier:
     from mnist_cli.networks.language import find_network
 
     adapter = adapters.load("numpy")
-    spec = find_network(network.line)
+    spec = find_network(network.line, classes=network.classes)
     classifier = adapter.build(spec, TrainConfig(), device="cpu", threads=threads)
     classifier.import_weights(network.weights)
     return classifier
@@ -245,7 +256,7 @@ def _measured(
     notes = found.notes
     if row.validation_accuracy < _POOR_ACCURACY:
         notes = (*notes, _poor(classifier, data, row.validation_accuracy))
-    spec = find_network(found.network.line)
+    spec = find_network(found.network.line, classes=found.network.classes)
     return Checkpoint(
         spec=spec,
         config=_config(),
@@ -258,6 +269,7 @@ def _measured(
         versions={"imported_from": source.name},
         pixel_mean=mean,
         pixel_std=std,
+        class_names=data.class_names,
     ), Import(
         file=str(source),
         path="",

@@ -55,6 +55,7 @@ def train(
     reject: bool = False,
     precision: str = DEFAULTS.precision,
     dataset: PathLike = "mnist",
+    fix_orientation: bool = False,
     limit: int | None = None,
     from_model: PathLike | None = None,
     results_dir: PathLike | None = None,
@@ -71,7 +72,8 @@ def train(
     on from the model's last epoch. ``from_model`` is a finished model to start from: a file, a name
     in the models of ``results_dir``, or ``pretrained``. Then network, label smoothing,
     augmentation and rejection are the model's, the learning rate is `TUNING_RATE`, and MNIST is
-    mixed with the data set; see `data.split.mix`. ``runner``, ``address`` and ``gpus_per_run`` are
+    mixed with the data set; see `data.split.mix`. ``fix_orientation`` turns digits that lie otherwise
+    than MNIST's; see `data.orientation`. ``runner``, ``address`` and ``gpus_per_run`` are
     as in `compare`: a node of a cluster trains. Raises `UsageError` for a wrong argument,
     `CheckpointError`, `DataError`, `FrameworkError` or `DivergedError` if the run fails.
     """
@@ -108,6 +110,7 @@ def train(
         ),
         threads=1,  # those of the place, once it is known
         dataset=os.fspath(dataset),
+        fix_orientation=fix_orientation,
         limit=limit,
         device=checked_device(device),
         resume=resume,
@@ -219,6 +222,7 @@ def evaluate(
     *,
     framework: str | None = None,
     dataset: PathLike = "mnist",
+    fix_orientation: bool = False,
     threads: int | None = None,
     device: str = "auto",
     results_dir: PathLike | None = None,
@@ -227,7 +231,8 @@ def evaluate(
     """Test a saved model, in any framework, and return its evaluation.
 
     ``model`` is a file, or a name such as ``torch-cnn`` in the models of ``results_dir``, by
-    default ``results``. ``framework`` is by default the one that trained it. With ``results_dir``
+    default ``results``. ``framework`` is by default the one that trained it. ``fix_orientation`` is
+    as in `train`. With ``results_dir``
     two charts are written there: the confusion matrix, and sample predictions. Raises
     `CheckpointError` for a bad model, `UsageError` and `DataError`.
     """
@@ -249,18 +254,29 @@ def evaluate(
         checkpoint=str(path),
         threads=checked_threads(threads),
         dataset=os.fspath(dataset),
+        fix_orientation=fix_orientation,
         device=checked_device(device),
     )
     if folder is not None:
         require_writable(folder)
     text = f"{framework_name(job.framework)} evaluates {path}"
+
+    def on_event(event: dict[str, Any]) -> None:
+        if progress and event["event"] == "note":
+            console.stderr().print(event["text"], markup=False, highlight=False, soft_wrap=True)
+
     status: AbstractContextManager[Any] = nullcontext()
     if progress:
         status = console.stderr().status(text)
     with status:
-        evaluation = Evaluation(**process.run(job, lambda _: None))
+        evaluation = Evaluation(**process.run(job, on_event))
         if folder is not None:
-            draw_evaluation(evaluation, *evaluation_files(folder, path), name=path.stem)
+            draw_evaluation(
+                evaluation,
+                *evaluation_files(folder, path),
+                name=path.stem,
+                fix_orientation=fix_orientation,
+            )
     return evaluation
 
 
@@ -270,16 +286,25 @@ def evaluation_files(folder: Path, model: Path) -> tuple[Path, Path]:
 
 
 def draw_evaluation(
-    evaluation: Evaluation, confusion_path: Path, samples_path: Path, *, name: str
+    evaluation: Evaluation,
+    confusion_path: Path,
+    samples_path: Path,
+    *,
+    name: str,
+    fix_orientation: bool = False,
 ) -> None:
     """Draw the confusion matrix and sample predictions of what is called ``name``."""
+    from mnist_cli.data.orientation import checked
     from mnist_cli.data.registry import load_dataset
     from mnist_cli.names import dataset_name
     from mnist_cli.reporting.charts import confusion, predictions
 
     title = f"{name} on {dataset_name(evaluation.dataset)}"
-    confusion.draw(evaluation.confusion_matrix, confusion_path, title=title)
+    names = evaluation.class_names
+    confusion.draw(evaluation.confusion_matrix, confusion_path, title=title, class_names=names)
     test = load_dataset(evaluation.dataset)
+    if fix_orientation:
+        test = checked(test, fix=True, say=lambda _: None)
     predictions.draw(
         test.test_images,
         test.test_labels,
@@ -287,4 +312,5 @@ def draw_evaluation(
         evaluation.confidences,
         samples_path,
         title=title,
+        class_names=names,
     )

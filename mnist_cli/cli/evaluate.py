@@ -49,6 +49,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides what is random in --robustness.")] = 0,
     dataset: options.DatasetName = "mnist",
+    fix_orientation: options.FixOrientation = False,
     threads: options.Threads = None,
     device: options.Device = "auto",
     results_dir: options.ResultsDir = RESULTS,
@@ -56,6 +57,7 @@ def evaluate(
 ) -> None:
     """Test saved models, in any framework, and draw their errors."""
     where = {"dataset": dataset, "threads": threads, "results_dir": results_dir}
+    where["fix_orientation"] = fix_orientation
     if limit is not None and not robustness:
         raise UsageError("--limit goes with --robustness.")
     if len(models) == 1 and not (ensemble or robustness):

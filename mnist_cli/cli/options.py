@@ -94,7 +94,7 @@ Archs = Annotated[
 ]
 _ACTIVATION_HELP = "The MLP's: relu or sigmoid."
 _LEARNING_RATE_HELP = "Peak of the one-cycle schedule."
-_LABEL_SMOOTHING_HELP = "Share of each label that is spread evenly over all ten digits."
+_LABEL_SMOOTHING_HELP = "Share of each label that is spread evenly over all classes."
 Activation = Annotated[str, choice(help=_ACTIVATION_HELP, values=ACTIVATIONS)]
 Epochs = Annotated[int, typer.Option(help="Passes over the training images.")]
 BatchSize = Annotated[int, typer.Option(help="Images per step.")]
@@ -149,10 +149,14 @@ DatasetName = Annotated[
     str,
     typer.Option(
         "--dataset",
-        help="mnist, fashion-mnist, kmnist, a folder of IDX files, a folder of pictures in "
-        "folders 0 to 9, or an .npz file.",
+        help="A name (mnist, emnist-letters, fashion-mnist, ...), a folder of IDX files or of "
+        "pictures by class, or a .csv, .parquet or .npz file: see docs/datasets.md.",
         autocompletion=complete_dataset,
     ),
+]
+FixOrientation = Annotated[
+    bool,
+    typer.Option("--fix-orientation", help="Turn digits that lie otherwise than MNIST's upright."),
 ]
 Limit = Annotated[int | None, typer.Option(help="Train on this many images only: a quick try.")]
 ResultsDir = Annotated[Path, typer.Option(help="Folder for models, records and charts.")]

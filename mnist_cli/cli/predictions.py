@@ -66,7 +66,8 @@ class PredictionPrinter:
 def _prediction_lines(name: str, answer: Prediction) -> list[str]:
     """Return the answer as text: one line with three readings, or a line for each digit."""
     tops = [
-        ", ".join(f"{digit} {share:.1%}" for digit, share in digit.top()) for digit in answer.digits
+        ", ".join(f"{name} {share:.1%}" for name, share in digit.top_names())
+        for digit in answer.digits
     ]
     note = "" if answer.sure else "  not sure"
     if answer.rotation:
@@ -74,8 +75,11 @@ def _prediction_lines(name: str, answer: Prediction) -> list[str]:
     if len(tops) == 1:
         return [f"{name}: {answer.text}  ({tops[0]}){note}"]
     # A question mark after each digit that is not sure.
-    marks = iter("" if digit.sure else "?" for digit in answer.digits)
-    text = "".join(" / " if sign == "\n" else sign + next(marks) for sign in answer.text)
+    is_wide = any(len(name) > 1 for name in answer.digits[0].class_names)
+    text = " / ".join(
+        (" " * is_wide).join(digit.label + "?" * (not digit.sure) for digit in line)
+        for line in answer.lines()
+    )
     return [f"{name}: {text}  ({answer.confidence:.1%}){note}", *(f"    {top}" for top in tops)]
 
 

@@ -44,6 +44,7 @@ def train(
     ] = False,
     precision: options.Precision = DEFAULTS.precision,
     dataset: options.DatasetName = "mnist",
+    fix_orientation: options.FixOrientation = False,
     from_model: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +86,7 @@ def train(
         reject=reject,
         precision=precision,
         dataset=dataset,
+        fix_orientation=fix_orientation,
         limit=limit,
         from_model=from_model,
         results_dir=results_dir,

@@ -1,75 +1,111 @@
-"""A folder of pictures sorted by digit: ``0`` to ``9``, also below ``train`` and ``test``.
+"""A folder of pictures sorted by class: a folder for each, also below ``train`` and ``test``.
 
-Each picture shows one digit and is prepared as `mnist predict --single` prepares it, so that a
+The folders' names are those of the classes: ``0`` to ``9`` for digits, or any others. Each picture
+shows one digit, letter, ... and is prepared as `mnist predict --single` prepares it, so that a
 model trained on them sees what it will see when it reads others. Without ``train`` and ``test``,
-one picture in six of each digit is kept for the test, spread evenly over their names.
+one picture in six of each class is kept for the test, spread evenly over their names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array
-from mnist_cli.data.dataset import Arrays, Format, OnProgress
+from mnist_cli.arrays import IMAGE_SIZE, Array
+from mnist_cli.data.dataset import (
+    Arrays,
+    ClassNames,
+    Format,
+    OnProgress,
+    require_class_count,
+    split_off_test,
+)
 from mnist_cli.data.messages import printable
 from mnist_cli.errors import DataError, MnistError
-from mnist_cli.names import plural
+from mnist_cli.names import DIGITS, plural
 
-TEST_ONE_IN = 6
-
-_DIGITS = tuple(str(digit) for digit in range(CLASSES))
 _PARTS = ("train", "test")
-# The pictures of each digit.
-_Files: TypeAlias = list[list[Path]]
+# The pictures of each class, by its name, in the order of the labels.
+_Files: TypeAlias = dict[str, list[Path]]
 
 
-def is_sorted_by_digit(path: Path) -> bool:
-    """Return whether a path is a folder with a folder of a digit in it, or below ``train``."""
-    return any((path / below / digit).is_dir() for below in ("", *_PARTS) for digit in _DIGITS)
+def is_sorted_by_class(path: Path) -> bool:
+    """Return whether a path is a folder with a folder of pictures in it, or below ``train``."""
+    places = [path / below for below in ("", *_PARTS)]
+    if any((place / digit).is_dir() for place in places for digit in DIGITS):
+        return True
+    folders = [folder for place in places for folder in _folders(place)]
+    return not any(path.glob("*ubyte*")) and any(map(_has_pictures, folders))
 
 
-def read_folder(folder: Path, on_progress: OnProgress | None = None) -> Arrays:
+def read_folder(folder: Path, on_progress: OnProgress | None = None) -> tuple[Arrays, ClassNames]:
     """Return training images, their labels, test images and theirs, from a folder of pictures.
 
-    ``on_progress`` is called after each picture. Raises `DataError` if a digit has no pictures or
-    too few, and for pictures that cannot be read.
+    Labels number the classes; these are returned too. ``on_progress`` is called after each picture.
+    Raises `DataError` if a class has no pictures or too few, and for pictures that cannot be read.
     """
-    if any((folder / part).is_dir() for part in _PARTS):
-        parts = [_find_pictures(folder / part, minimum=1) for part in _PARTS]
-    else:
-        pictures = _find_pictures(folder, minimum=2)
-        parts = [[_kept(files, test=test) for files in pictures] for test in (False, True)]
-    images = iter(_read(folder, [path for part in parts for path in _flat(part)], on_progress))
-    arrays = []
-    for part in parts:
-        labels = np.repeat(np.arange(CLASSES, dtype=np.uint8), [len(files) for files in part])
-        shape = (len(labels), IMAGE_SIZE, IMAGE_SIZE)
-        arrays += [np.array([next(images) for _ in labels], np.uint8).reshape(shape), labels]
-    return arrays
+    if not any((folder / part).is_dir() for part in _PARTS):
+        pictures = _find_pictures(folder, _class_names(folder), minimum=2)
+        return split_off_test(*_read(folder, [pictures], on_progress)), tuple(pictures)
+    names = _class_names(*(folder / part for part in _PARTS))
+    parts = [_find_pictures(folder / part, names, minimum=1) for part in _PARTS]
+    images, labels = _read(folder, parts, on_progress)
+    count = sum(map(len, parts[0].values()))
+    return [images[:count], labels[:count], images[count:], labels[count:]], names
 
 
 FORMAT = Format(
-    "a folder of pictures sorted into folders 0 to 9", matches=is_sorted_by_digit, read=read_folder
+    "a folder of pictures sorted into folders 0 to 9 or of other names",
+    matches=is_sorted_by_class,
+    read=read_folder,
 )
 
 
-def _find_pictures(folder: Path, *, minimum: int) -> _Files:
-    """Return the pictures of each digit. Raises `DataError` if one has fewer than ``minimum``."""
+def _folders(place: Path) -> list[Path]:
+    """Return the folders in a place, if it is a folder; hidden ones are left out."""
+    if not place.is_dir():
+        return []
+    return [path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _has_pictures(folder: Path) -> bool:
+    from mnist_cli.pictures.opening import SUFFIXES  # imports OpenCV
+
+    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+
+
+def _class_names(*places: Path) -> tuple[str, ...]:
+    """Return the names of all folders of pictures in some places: digits, or those that are there.
+
+    Numbers are in their order, other names in that of the alphabet. Raises `DataError` for too few
+    or too many.
+    """
     from mnist_cli.pictures.opening import pictures_below  # imports OpenCV
 
-    found = [pictures_below(folder / digit) for digit in _DIGITS]
-    counts = [len(files) for files in found]
-    fewest = min(counts)
+    found = {path.name for place in places for path in _folders(place) if pictures_below(path)}
+    if found <= set(DIGITS):
+        return DIGITS
+    require_class_count(len(found), where=printable(places[0]))
+    return tuple(sorted(found, key=lambda name: (int(name) if name.isdecimal() else -1, name)))
+
+
+def _find_pictures(folder: Path, names: tuple[str, ...], *, minimum: int) -> _Files:
+    """Return the pictures of each class. Raises `DataError` if one has fewer than ``minimum``."""
+    from mnist_cli.pictures.opening import pictures_below  # imports OpenCV
+
+    found = {name: pictures_below(folder / name) for name in names}
+    fewest = min(len(files) for files in found.values())
     if fewest < minimum:
-        few = [digit for digit in _DIGITS if counts[int(digit)] == fewest]
+        few = [printable(name) for name, files in found.items() if len(files) == fewest]
+        kind = "digit" if names == DIGITS else "class"
+        expected = "folders 0 to 9" if names == DIGITS else f"{len(names)} folders"
+        each = "this" if len(few) == 1 else "these"
         raise DataError(
             f"{printable(folder)} has {_counted(fewest)} of {', '.join(few)}; "
-            f"expected folders 0 to 9 with at least {_counted(minimum)} in each. Add pictures of "
-            f"{'this digit' if len(few) == 1 else 'these digits'}."
+            f"expected {expected} with at least {_counted(minimum)} in each. Add pictures of "
+            f"{each} {kind}{'' if len(few) == 1 else 's' if kind == 'digit' else 'es'}."
         )
     return found
 
@@ -78,32 +114,32 @@ def _counted(count: int) -> str:
     return plural(count, "picture") if count else "no pictures"
 
 
-def _kept(files: list[Path], *, test: bool) -> list[Path]:
-    """Return those of two or more pictures that are for the test, or the others."""
-    step = min(TEST_ONE_IN, len(files))
-    return [path for number, path in enumerate(files) if (number % step == step - 1) == test]
+def _read(folder: Path, parts: list[_Files], on_progress: OnProgress | None) -> tuple[Array, Array]:
+    """Return the prepared pictures of some parts, one after the other, and their labels.
 
-
-def _flat(files: _Files) -> Iterable[Path]:
-    return (path for paths in files for path in paths)
-
-
-def _read(folder: Path, paths: list[Path], on_progress: OnProgress | None) -> list[Array]:
-    """Return the prepared pictures. Raises `DataError` that names the first of all bad ones."""
+    Raises `DataError` that names the first of all bad ones.
+    """
     from mnist_cli.pictures.normalise import UNEXPECTED_ERRORS, prepare  # imports OpenCV
 
-    images, errors = [], []
-    for number, path in enumerate(paths, start=1):
+    labelled = [
+        (path, label)
+        for part in parts
+        for label, files in enumerate(part.values())
+        for path in files
+    ]
+    images = np.zeros((len(labelled), IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
+    errors = []
+    for number, (path, _) in enumerate(labelled):
         try:
-            images.append(prepare(path, single=True)[0].image)
+            images[number] = prepare(path, single=True)[0].image
         except (MnistError, *UNEXPECTED_ERRORS) as error:
             errors.append(f"{printable(path.relative_to(folder))}: {error}")
         if on_progress is not None:
-            on_progress(number, len(paths))
+            on_progress(number + 1, len(labelled))
     if errors:
         raise DataError(
-            f"{len(errors)} of {len(paths)} pictures in {printable(folder)} cannot be read "
+            f"{len(errors)} of {len(labelled)} pictures in {printable(folder)} cannot be read "
             f"({errors[0]}{', ...' * (len(errors) > 1)}). Mend or remove "
             f"{'it' if len(errors) == 1 else 'them'}."
         )
-    return images
+    return images, np.array([label for _, label in labelled], dtype=np.uint8)

@@ -22,7 +22,7 @@ from mnist_cli.data.dataset import (
     Arrays,
     Format,
     Part,
-    require_digit_labels,
+    require_labels,
     require_shape,
 )
 from mnist_cli.data.messages import printable, reason
@@ -60,7 +60,9 @@ def read_folder(folder: Path) -> Arrays:
 
 
 FORMAT = Format(
-    "a folder of IDX files", matches=Path.is_dir, read=lambda folder, _: read_folder(folder)
+    "a folder of IDX files",
+    matches=Path.is_dir,
+    read=lambda folder, _: (read_folder(folder), None),
 )
 
 
@@ -91,6 +93,15 @@ def read_file(path: Path, part: Part) -> Array:
             ) from error
 
 
+def write_folder(folder: Path, arrays: Arrays) -> None:
+    """Write four arrays as IDX files, not gzipped, into a folder. Raises `OSError`."""
+    for array, part in zip(arrays, PARTS, strict=True):
+        header = struct.pack(f">HBB{array.ndim}I", 0, IDX_UNSIGNED_BYTE, array.ndim, *array.shape)
+        with (folder / file_names(part)[0]).open("wb") as file:
+            file.write(header)
+            file.write(np.ascontiguousarray(array, np.uint8).data)
+
+
 def _find(folder: Path, part: Part) -> Path | None:
     candidates = (folder / name for name in file_names(part))
     return next((path for path in candidates if path.is_file()), None)
@@ -114,7 +125,7 @@ def _decode(file: _BinaryFile, part: Part, *, where: str) -> Array:
     require_shape(shape, part, where=where)
     content = _read_content(file, math.prod(shape), where=where)
     array = np.frombuffer(content, dtype=np.uint8).reshape(shape)
-    require_digit_labels(array, part, where=where)
+    require_labels(array, part, where=where)
     return array
 
 

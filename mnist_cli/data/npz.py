@@ -1,4 +1,7 @@
-"""NPZ: a zip archive of NumPy arrays with the names of Keras' ``mnist.npz``."""
+"""NPZ: a zip archive of NumPy arrays with the names of Keras' ``mnist.npz``.
+
+Classes may be named by an array of strings beside them, ``class_names``.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,28 @@ from mnist_cli.arrays import Array
 from mnist_cli.data.dataset import (
     PARTS,
     Arrays,
+    ClassNames,
     Format,
     Part,
-    require_digit_labels,
+    require_labels,
     require_shape,
 )
 from mnist_cli.data.messages import printable
 from mnist_cli.errors import DataError
 
+CLASS_NAMES = "class_names"
 
-def read_archive(path: Path) -> Arrays:
-    """Return the four arrays in an ``.npz``.
+
+def read_archive(path: Path) -> tuple[Arrays, ClassNames]:
+    """Return the four arrays in an ``.npz``, and its ``class_names`` if it has such an array.
 
     Raises `DataError` for a damaged file or arrays of another kind, `OSError` for an unreadable
     file.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return [_read_array(archive, path, part) for part in PARTS]
+            arrays = [_read_array(archive, path, part) for part in PARTS]
+            return arrays, _read_names(archive, path)
     except (DataError, OSError):
         raise
     except Exception as error:  # zipfile, zlib and NumPy fail on damaged files in many ways
@@ -62,8 +69,20 @@ def _read_array(archive: Mapping[str, Array], path: Path, part: Part) -> Array:
     if part.dims == 3 and array.ndim == 4 and array.shape[3] == 1:
         array = array[..., 0]  # (N, 28, 28, 1) -> (N, 28, 28)
     require_shape(array.shape, part, where=where)
-    require_digit_labels(array, part, where=where)
+    require_labels(array, part, where=where)
     return np.ascontiguousarray(array, dtype=np.uint8)
+
+
+def _read_names(archive: Mapping[str, Array], path: Path) -> ClassNames:
+    if CLASS_NAMES not in archive:
+        return None
+    names = archive[CLASS_NAMES]
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise DataError(
+            f"{CLASS_NAMES} in {printable(path)} is {names.dtype} of shape {names.shape}; expected "
+            "strings, one for each class. Save it again."
+        )
+    return tuple(names.tolist())
 
 
 def _require_dtype(dtype: np.dtype[np.generic], part: Part, *, where: str) -> None:
@@ -74,4 +93,4 @@ def _require_dtype(dtype: np.dtype[np.generic], part: Part, *, where: str) -> No
     if part.dims == 3 and dtype != np.uint8:
         raise DataError(f"{where} is {dtype}; expected uint8, 0-255. Convert and save it again.")
     if part.dims == 1 and dtype.kind not in "iu":
-        raise DataError(f"{where} is {dtype}; expected uint8, 0-9. Convert and save it again.")
+        raise DataError(f"{where} is {dtype}; expected uint8, 0-255. Convert and save it again.")

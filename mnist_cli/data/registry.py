@@ -1,6 +1,6 @@
 """`load_dataset`: a dataset by its name or path.
 
-The named datasets are MNIST, which is part of the package, and two of the same form that
+The named datasets are MNIST, which is part of the package, and those in `published`, which
 torchvision fetches. `FORMATS` lists the formats that a path may have.
 """
 
@@ -8,28 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mnist_cli.data import folders, idx, npz
+from mnist_cli.data import folders, idx, npz, parquet, pixel_csv, published
 from mnist_cli.data.dataset import PARTS, Dataset, OnProgress, from_arrays, idx_sha256
 from mnist_cli.data.messages import one_line, printable, reason
 from mnist_cli.errors import DataError, UsageError
+from mnist_cli.names import class_names, dataset_name, numbered
 
 # The first that matches a path reads it. A new format is a file that defines a `Format`, and its
 # place in this tuple.
-FORMATS = (folders.FORMAT, idx.FORMAT, npz.FORMAT)
+FORMATS = (pixel_csv.FORMAT, parquet.FORMAT, folders.FORMAT, idx.FORMAT, npz.FORMAT)
 
-_TORCHVISION_CLASSES = {"fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
-DATASETS = (*_TORCHVISION_CLASSES, "mnist")  # all names, as messages list them
+# All names, as messages list them.
+DATASETS = tuple(sorted(("mnist", *published.PUBLISHED)))
+# In the folder of a fetched dataset: the SHA-256 of its content, and of the files it came from.
+_ORIGIN = "origin.json"
+_SECONDS_BETWEEN_LOOKS = 0.5  # at how much of a download is there
 
 # Of the authors' uncompressed IDX files, in the order of `PARTS`. README.md here lists them too.
 _EMBEDDED_SHA256 = (
@@ -43,25 +48,50 @@ _EMBEDDED_SHA256 = (
 def load_dataset(name_or_path: str = "mnist", *, on_progress: OnProgress | None = None) -> Dataset:
     """Return the dataset with that name, or the one at that path.
 
-    ``mnist`` is part of the package. ``fashion-mnist`` and ``kmnist`` are fetched by torchvision
-    once, into the user's cache folder. A path is a folder of IDX files (gzipped or not, also in
-    torchvision's layout), a folder of pictures in folders ``0`` to ``9``, or a Keras-style
-    ``.npz``. A name takes precedence over a folder of that name: write ``./mnist`` for the folder.
-    ``on_progress`` is told how many of how many pictures have been read.
+    ``mnist`` is part of the package. The others in `DATASETS` are fetched by torchvision once, into
+    the user's cache folder. A path has one of `FORMATS`: a folder of IDX files (gzipped or not,
+    also in torchvision's layout), of pictures in a folder for each class, of Parquet or CSV files,
+    one such file, or a Keras-style ``.npz``. A name takes precedence over a folder of that name:
+    write ``./mnist`` for the folder. ``on_progress`` is told how many of how many images have been
+    read.
 
     Raises `UsageError` for what is neither a name nor a path, `DataError` for what cannot be read.
     """
     with _os_errors_as_data_errors(name_or_path):
         if name_or_path == "mnist":
             return _load_embedded()
-        if name_or_path in _TORCHVISION_CLASSES:
+        if name_or_path in published.PUBLISHED:
             return _load_cached(name_or_path)
         return _load_path(name_or_path, on_progress)
 
 
-def labels_of(name: str) -> str:
-    """Return what the labels of the dataset with this name stand for."""
-    return f"the classes of {name}" if name in _TORCHVISION_CLASSES else "digits"
+def require_same_classes(
+    model: str, names: tuple[str, ...], trained_on: str, dataset: Dataset
+) -> None:
+    """Raise `UsageError` unless a model tells the classes of a dataset apart.
+
+    ``names`` are those of the model's classes, and ``trained_on`` its dataset. Where one of the two
+    has numbers for names, and is no named dataset, their number decides: a dataset without names
+    may lack some of the model's classes.
+    """
+    found = dataset.class_names
+    if names == found:
+        return
+    if dataset.name not in DATASETS and found == numbered(len(found)) and len(found) <= len(names):
+        return
+    is_numbered = trained_on not in DATASETS and names == numbered(len(names))
+    if is_numbered and len(names) == len(found):
+        return
+    raise UsageError(
+        f"{printable(model)} tells {_listed(names)} apart, but "
+        f"{printable(dataset_name(dataset.name))} has {_listed(found)}. "
+        "Choose models of one kind, and their data set with --dataset."
+    )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    shown = names if len(names) <= 3 else (names[0], names[1], "...", names[-1])
+    return f"{len(names)} classes ({printable(', '.join(shown))})"
 
 
 def save_copy(dataset: Dataset, path: Path) -> None:
@@ -71,6 +101,7 @@ def save_copy(dataset: Dataset, path: Path) -> None:
         "y_train": dataset.train_labels.astype(np.uint8),
         "x_test": dataset.test_images,
         "y_test": dataset.test_labels.astype(np.uint8),
+        npz.CLASS_NAMES: np.array(dataset.class_names),
     }
     np.savez(path, **arrays)
 
@@ -81,22 +112,22 @@ def load_copy(name_or_path: str, path: Path) -> Dataset:
     Raises `DataError` for a damaged copy.
     """
     with _os_errors_as_data_errors(path):
-        dataset = from_arrays(name_or_path, npz.read_archive(path), source=str(path))
-    return replace(dataset, shows_digits=name_or_path not in _TORCHVISION_CLASSES)
+        arrays, names = npz.read_archive(path)
+        return from_arrays(name_or_path, arrays, source=str(path), class_names=names)
 
 
-def fetch(name_or_path: str) -> None:
+def fetch(name_or_path: str, say: Callable[[str], None] = lambda _: None) -> None:
     """Let torchvision fetch the dataset into the cache if it is a named one that is not there yet.
 
-    `load_dataset` does the same when needed; call this to have it done beforehand. Raises
-    `DataError` if it fails.
+    `load_dataset` does the same when needed; call this to have it done beforehand. Meanwhile
+    ``say`` is told how far it is. Raises `DataError` if it fails.
     """
-    if name_or_path not in _TORCHVISION_CLASSES:
+    if name_or_path not in published.PUBLISHED:
         return
     folder = _cache_folder() / name_or_path
     with _os_errors_as_data_errors(folder):
         if not folder.is_dir():
-            _download_in_subprocess(name_or_path, folder)
+            _download_in_subprocess(name_or_path, folder, say)
 
 
 @contextlib.contextmanager
@@ -147,13 +178,28 @@ def _load_cached(name: str) -> Dataset:
     fetch(name)
     folder = _cache_folder() / name
     try:
-        dataset = from_arrays(name, idx.read_folder(folder), source=str(folder))
-        return replace(dataset, shows_digits=False)  # but clothes or Japanese characters
+        names = class_names(name)
+        arrays = idx.read_folder(folder)
+        dataset = from_arrays(name, arrays, source=str(folder), class_names=names)
+        _require_recorded(dataset, folder / _ORIGIN)
+        return dataset
     except DataError as error:
         raise DataError(
             f"The cached {name} is damaged ({one_line(str(error))}); "
             f"delete {printable(folder)} and it is fetched again."
         ) from error
+
+
+def _require_recorded(dataset: Dataset, origin: Path) -> None:
+    """Raise `DataError` unless the content is what was fetched; older folders have no record."""
+    if not origin.is_file():
+        return
+    try:
+        recorded = json.loads(origin.read_text(encoding="utf-8"))["sha256"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{_ORIGIN} cannot be read") from error
+    if recorded != dataset.sha256:
+        raise DataError(f"its SHA-256 is {dataset.sha256[:12]}..., not {str(recorded)[:12]}...")
 
 
 def _cache_folder() -> Path:
@@ -162,33 +208,59 @@ def _cache_folder() -> Path:
     return user_cache_path("mnist-cli")
 
 
-def _download_in_subprocess(name: str, folder: Path) -> None:
+def _download_in_subprocess(name: str, folder: Path, say: Callable[[str], None]) -> None:
     """Run `_download` in a process of its own; raises `DataError` if it fails.
 
-    torchvision imports torch, and no process may hold two frameworks.
+    torchvision imports torch, and no process may hold two frameworks. ``say`` is told how much is
+    there of what is downloaded, and how long the rest will take.
     """
     script = (
         "import sys, pathlib; from mnist_cli.data import registry; "
         "registry._download(sys.argv[1], pathlib.Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", script, name, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        # The last line of a traceback: the error's class, a colon, its message.
-        last_line = (done.stderr.strip().splitlines() or [f"Cannot fetch {name}."])[-1]
-        raise DataError(last_line.removeprefix(f"{DataError.__module__}.{DataError.__name__}: "))
+    # A file, because nobody empties a pipe meanwhile.
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors) as process:
+            began = time.monotonic()
+            try:
+                while process.poll() is None:
+                    say(_how_far(name, folder, time.monotonic() - began))
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(_SECONDS_BETWEEN_LOOKS)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            errors.seek(0)
+            # The last line of a traceback: the error's class, a colon, its message.
+            last_line = (errors.read().strip().splitlines() or [f"Cannot fetch {name}."])[-1]
+            raise DataError(
+                last_line.removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")
+            )
 
 
-def _download(name: str, folder: Path) -> None:
-    """Fetch a dataset with torchvision, which checks its MD5, and put its IDX files in ``folder``.
+def _how_far(name: str, folder: Path, seconds: float) -> str:
+    """Return how much of a download is there after some seconds, and what is left of it."""
+    total = published.PUBLISHED[name].megabytes
+    done = 0.0
+    for path in folder.parent.glob(f".{name}-*/**/*"):
+        with contextlib.suppress(OSError):  # files are renamed meanwhile
+            done += path.stat().st_size / 1e6 * path.is_file()
+    if done < 1 or done >= total:
+        return f"fetching {name}, {total} MB" if done < 1 else f"unpacking {name}"
+    return f"fetching {name}: {done:.0f} of {total} MB, {seconds * (total / done - 1):.0f} s left"
+
+
+def _download(name: str, folder: Path, _say: object = None) -> None:
+    """Fetch a dataset with torchvision, which checks its MD5, as IDX files in ``folder``.
 
     The files arrive in a temporary folder, which is renamed when complete: no other process reads
     an incomplete dataset, and an interrupted download leaves nothing. Raises `DataError` if it
     fails.
     """
-    class_name = _TORCHVISION_CLASSES[name]
     try:
-        from torchvision import datasets
+        from torchvision import datasets  # noqa: F401  # whether it can be imported
     except Exception as error:  # a torch of another version makes it fail with almost anything
         raise DataError(
             f"Cannot fetch {name}: torchvision cannot be imported ({reason(error)}). "
@@ -197,9 +269,14 @@ def _download(name: str, folder: Path) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temporary:
-            getattr(datasets, class_name)(root=temporary, download=True)
-            downloaded = Path(temporary) / class_name / "raw"
-            idx.read_folder(downloaded)  # raises before anything wrong becomes visible to others
+            raw, downloaded = (Path(temporary) / each for each in ("raw", "idx"))
+            raw.mkdir()
+            downloaded.mkdir()
+            arrays, files = published.download(name, raw)
+            dataset = from_arrays(name, arrays, source=name, class_names=class_names(name))
+            idx.write_folder(downloaded, arrays)
+            origin = {"sha256": dataset.sha256, "files": files}
+            (downloaded / _ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", "utf-8")
             _publish(downloaded, folder)
     except Exception as error:  # torchvision's own errors, the network's, the disk's
         raise DataError(
@@ -232,4 +309,5 @@ def _load_path(name: str, on_progress: OnProgress | None) -> Dataset:
         )
     # There always is one: IDX takes any folder and NPZ anything else.
     found = next(known for known in FORMATS if known.matches(path))
-    return from_arrays(name, found.read(path, on_progress), source=name)
+    arrays, names = found.read(path, on_progress)
+    return from_arrays(name, arrays, source=name, class_names=names)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from mnist_cli.data.orientation import checked
 from mnist_cli.data.registry import load_dataset
 from mnist_cli.data.split import training_count
 from mnist_cli.errors import DivergedError, FrameworkError, OutputError, RecordError
@@ -31,6 +32,7 @@ _OLDER_SETTINGS: dict[str, Any] = {
     "lines": {},
     "runner": "process",
     "timing": "exclusive",
+    "fix_orientation": False,
 }
 _SAVING_FACTOR = 4  # at most a fifth of a driver's time goes into writing, if that may wait
 # What a run is on and of, by which the runs of one experiment on one machine are equal.
@@ -220,6 +222,8 @@ def _require_possible(jobs: Sequence[TrainJob]) -> str:
     """
     largest = max(jobs, key=lambda job: job.config.batch_size)
     dataset = load_dataset(largest.dataset)
+    if largest.fix_orientation:
+        dataset = checked(dataset, fix=True, say=lambda _: None)
     recipe.require_batch(largest.config, training_count(dataset, limit=largest.limit))
     return dataset.sha256
 

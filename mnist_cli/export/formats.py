@@ -19,13 +19,13 @@ class Exporter(Protocol):
     def export(self, checkpoint: Checkpoint, path: Path, *, raw: bool) -> None:
         """Write a model to ``path``, a file that is replaced or a folder that is there.
 
-        The file takes images (N, 28, 28), uint8, and answers with probabilities (N, 10); with
+        The file takes images (N, 28, 28), uint8, and answers with probabilities (N, classes); with
         ``raw`` it takes normalised images, float32, and answers with logits.
         """
         ...
 
     def verify(self, path: Path, images: Array) -> Array:
-        """Load the file in its own runtime and return its logits (N, 10).
+        """Load the file in its own runtime and return its logits (N, classes).
 
         ``images`` (N, 28, 28) are as the file takes them: uint8, or with ``raw`` normalised.
         """

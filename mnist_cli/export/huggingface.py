@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.arrays import Array
 from mnist_cli.export import torch_folder
-from mnist_cli.names import dataset_name, model_name
+from mnist_cli.names import DIGITS, dataset_name, model_name
 from mnist_cli.networks.spec import operation_count, parameter_count
 from mnist_cli.training.checkpoint import Checkpoint
 
@@ -32,7 +32,7 @@ model-index:
 
 # {title}
 
-Reads one handwritten digit, 28x28 pixels, light ink on dark: {parameters:,} parameters,
+{task}, 28x28 pixels, light ink on dark: {parameters:,} parameters,
 {operations:,} operations per image.
 
 | | accuracy | loss |
@@ -84,8 +84,8 @@ def _config(checkpoint: Checkpoint) -> dict[str, object]:
         "architectures": ["Network"],
         "arch": checkpoint.spec.arch,
         "line": checkpoint.spec.line,
-        "num_labels": CLASSES,
-        "id2label": {str(digit): str(digit) for digit in range(CLASSES)},
+        "num_labels": len(checkpoint.class_names),
+        "id2label": {str(label): name for label, name in enumerate(checkpoint.class_names)},
         "image_size": 28,
         "num_channels": 1,
         "image_mean": [checkpoint.pixel_mean],
@@ -117,6 +117,7 @@ def _card(checkpoint: Checkpoint) -> str:
         origin = "Started from random weights."
     return _CARD.format(
         name=checkpoint.spec.arch,
+        task=_task(checkpoint),
         title=model_name(checkpoint.framework, checkpoint.spec.arch, checkpoint.spec.activation),
         dataset=dataset_name(checkpoint.dataset),
         dataset_id=checkpoint.dataset if checkpoint.dataset.isidentifier() else "other",
@@ -132,3 +133,10 @@ def _card(checkpoint: Checkpoint) -> str:
         origin=origin,
         recipe="\n".join(f"| {name} | {value} |" for name, value in recipe.items()),
     )
+
+
+def _task(checkpoint: Checkpoint) -> str:
+    if checkpoint.class_names == DIGITS:
+        return "Reads one handwritten digit"
+    names = checkpoint.class_names
+    return f"Tells {len(names)} classes apart ({', '.join(names)}) in images"

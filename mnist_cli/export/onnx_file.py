@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mnist_cli import __version__
-from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array, Weights
+from mnist_cli.arrays import IMAGE_SIZE, Array, Weights
 from mnist_cli.networks.spec import (
     EPSILON,
     Activation,
@@ -81,7 +81,11 @@ def export(checkpoint: Checkpoint, path: Path, *, raw: bool) -> None:
             graph.nodes,
             checkpoint.spec.arch,
             [helper.make_tensor_value_info("images", kind, ["N", *sides])],
-            [helper.make_tensor_value_info(value, TensorProto.FLOAT, ["N", CLASSES])],
+            [
+                helper.make_tensor_value_info(
+                    value, TensorProto.FLOAT, ["N", checkpoint.spec.classes]
+                )
+            ],
             graph.constants,
         ),
         producer_name="mnist-cli",
@@ -91,6 +95,7 @@ def export(checkpoint: Checkpoint, path: Path, *, raw: bool) -> None:
     )
     facts = {
         "line": checkpoint.spec.line,
+        "class_names": checkpoint.class_names,
         "pixel_mean": checkpoint.pixel_mean,
         "pixel_std": checkpoint.pixel_std,
     }
@@ -157,7 +162,8 @@ def verify(path: Path, images: Array) -> Array:
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     if model.graph.output[0].name != LOGITS:  # a graph may give more than it says
-        logits = onnx.helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, ["N", CLASSES])
+        classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+        logits = onnx.helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, ["N", classes])
         model.graph.output.append(logits)
     if model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
         images = images[:, None]

@@ -86,6 +86,7 @@ def export(checkpoint: Checkpoint, path: Path, *, raw: bool = False) -> None:  #
     facts = {
         "format": "pt",
         "line": json.dumps(checkpoint.spec.line),
+        "class_names": json.dumps(checkpoint.class_names),
         "pixel_mean": json.dumps(checkpoint.pixel_mean),
         "pixel_std": json.dumps(checkpoint.pixel_std),
     }

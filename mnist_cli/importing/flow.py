@@ -44,6 +44,7 @@ class Network:
     scale: float = 1.0
     offset: float = 0.0
     ending: str = ""
+    classes: int = CLASSES
 
 
 @dataclass(frozen=True, eq=False)  # two are the same if they are one object: see `Flow.plus`
@@ -338,26 +339,25 @@ def _same_or_valid(
 
 def finish(flow: Flow) -> Network:
     """Return the network of a whole file."""
-    if math.prod(flow.shape) != CLASSES:
-        cannot(f"it gives {math.prod(flow.shape)} values of an image, not {CLASSES}")
+    classes = math.prod(flow.shape)
     if flow.order != "F":
         flow = flow.reshape((-1,)) if len(flow.shape) == 3 and flow.steps else flow
-    if not flow.steps or flow.steps[-1].text != f"dense {CLASSES}":
+    if not flow.steps or flow.steps[-1].text != f"dense {classes}":
         # Every line ends with a dense layer: here with one that changes nothing.
         ending, flow = flow.ending, replace(flow, ending="")
-        flow = replace(flow.dense(np.eye(CLASSES), None), ending=ending)
-    line, weights = _canonical(flow.steps)
-    return Network(line, weights, flow.scale, flow.offset, flow.ending)
+        flow = replace(flow.dense(np.eye(classes), None), ending=ending)
+    line, weights = _canonical(flow.steps, classes)
+    return Network(line, weights, flow.scale, flow.offset, flow.ending, classes)
 
 
-def _canonical(steps: Sequence[Step]) -> tuple[str, Weights]:
+def _canonical(steps: Sequence[Step], classes: int) -> tuple[str, Weights]:
     """Return the line of steps, and their weights by canonical name."""
     try:
-        layers = parse(", ".join(step.text for step in steps))
+        layers = parse(", ".join(step.text for step in steps), classes)
     except UsageError as error:
         cannot(str(error).rstrip("."))
     arrays = [weights for weights in _weights(steps) if weights]
-    return write(layers), named(layers, arrays)
+    return write(layers, classes), named(layers, arrays)
 
 
 def named(layers: Sequence[Layer], arrays: Sequence[Mapping[str, Array]]) -> Weights:

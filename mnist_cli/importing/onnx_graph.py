@@ -52,7 +52,9 @@ def read(path: Path) -> Source:
         # As many at a time as the graph is for; it may have no axis for a batch at all.
         lots = np.resize(shaped, (-(-len(shaped) // max(batch, 1)), max(batch, 1), *dims))
         parts = [session(lot if batch else lot[0]) for lot in lots]
-        answers = np.concatenate([next(iter(part.values())).reshape(-1, 10) for part in parts])
+        answers = np.concatenate(
+            [next(iter(part.values())).reshape(-1, network.classes) for part in parts]
+        )
         return np.asarray(answers[: len(images)])
 
     return Source(network, compute, _pixels(model), takes_integers=kind.kind in "ui")

@@ -27,7 +27,7 @@ PIXELS = {
 class Source:
     """A foreign network, and ``run``, which computes it in the file's own runtime.
 
-    ``run`` takes images (N, 28, 28) as the file expects them, and returns its answers (N, 10).
+    ``run`` takes images (N, 28, 28) as the file expects them, and returns its answers (N, classes).
     ``pixels`` is how they usually enter such a file.
     """
 

@@ -55,12 +55,12 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def with_line(tensors: Mapping[str, Array], line: str) -> Network:
+def with_line(tensors: Mapping[str, Array], line: str, classes: int = CLASSES) -> Network:
     """Return the network of a line with these weights, those of each kind in their order.
 
     Raises `UsageError` for a line that is none, `CheckpointError` if the weights are not its.
     """
-    layers = parse(line)
+    layers = parse(line, classes)
     modules = _modules(tensors)
     kinds = {Conv: iter(modules.convs), Dense: iter(modules.denses), BatchNorm: iter(modules.norms)}
     arrays = []
@@ -75,15 +75,17 @@ def with_line(tensors: Mapping[str, Array], line: str) -> Network:
     if any(next(rest, None) is not None for rest in kinds.values()):
         raise CheckpointError(f"The file has weights of more layers than '{line}'.")
     try:
-        return Network(write(layers), named(layers, arrays))
+        return Network(write(layers, classes), named(layers, arrays), classes=classes)
     except CheckpointError as error:
         raise CheckpointError(f"The weights are not those of '{line}': {error}") from error
 
 
-def infer(tensors: Mapping[str, Array], score: Score) -> tuple[Network, int]:
+def infer(
+    tensors: Mapping[str, Array], score: Score, classes: int = CLASSES
+) -> tuple[Network, int]:
     """Return the network that fits the shapes and scores best, and how many were tried."""
     modules = _modules(tensors)
-    geometries = list(itertools.islice(_geometries(modules), MOST_TRIED))
+    geometries = list(itertools.islice(_geometries(modules, classes), MOST_TRIED))
     if not geometries:
         cannot("no padding, stride and pools of 2 fit its shapes; say its line with --arch")
     tried: dict[str, tuple[float, Network]] = {}
@@ -92,7 +94,7 @@ def infer(tensors: Mapping[str, Array], score: Score) -> tuple[Network, int]:
         words = {"ACTIVATION": activation, "POOL": pool}
         line = ", ".join(re.sub("ACTIVATION|POOL", lambda m: words[m[0]], w) for w in geometry)
         if line not in tried:
-            network = with_line(tensors, line)
+            network = with_line(tensors, line, classes)
             tried[line] = score(network), network
 
     for geometry in geometries:
@@ -130,10 +132,10 @@ def _modules(tensors: Mapping[str, Array]) -> _Modules:
     return modules
 
 
-def _geometries(modules: _Modules) -> Iterator[list[str]]:
+def _geometries(modules: _Modules, classes: int) -> Iterator[list[str]]:
     """Yield lists of words, likelier ones first, whose shapes fit, with ACTIVATION and POOL."""
-    if not modules.denses or len(modules.denses[-1]["weight"]) != CLASSES:
-        cannot(f"its last weights are not those of a dense layer of {CLASSES}")
+    if not modules.denses or len(modules.denses[-1]["weight"]) != classes:
+        cannot(f"its last weights are not those of a dense layer of {classes}")
     ways = list(itertools.product(("same", "valid"), ((1, True), (1, False), (2, False))))
     if len(modules.convs) > _MANY:
         choices: Iterator[tuple[tuple[str, tuple[int, bool]], ...]] = (

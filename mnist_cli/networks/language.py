@@ -92,8 +92,8 @@ class _Reader:
         raise UsageError(f"{before}^{after}: {why}{'' if why.endswith('?') else '.'}")
 
 
-def parse(line: str) -> tuple[Layer, ...]:
-    """Return the layers of a line, with the last ``dense 10`` unless the line ends with one.
+def parse(line: str, classes: int = CLASSES) -> tuple[Layer, ...]:
+    """Return the layers of a line, with a last dense layer of ``classes`` unless it ends with one.
 
     Raises `UsageError` that points at the place.
     """
@@ -105,8 +105,8 @@ def parse(line: str) -> tuple[Layer, ...]:
     if reader.next:
         reader.fail(f"unexpected '{reader.next}'")
     last = layers[-1]
-    if not (isinstance(last, Dense) and last.out_features == CLASSES):
-        layers, shape = _append(reader, layers, Dense("", math.prod(shape), CLASSES), shape)
+    if not (isinstance(last, Dense) and last.out_features == classes):
+        layers, shape = _append(reader, layers, Dense("", math.prod(shape), classes), shape)
     return tuple(layers)
 
 
@@ -260,12 +260,12 @@ _READERS: dict[str, tuple[str, Callable[[_Reader, str, Shape, int], Layer]]] = {
 }
 
 
-def write(layers: Sequence[Layer]) -> str:
+def write(layers: Sequence[Layer], classes: int = CLASSES) -> str:
     """Return the line of layers, the shortest that `parse` makes them of."""
     written = [str(layer) for layer in layers if not isinstance(layer, Flatten)]
     *others, last = written
     # The last one is understood, unless a line without it would be empty or end with another.
-    is_understood = last == f"dense {CLASSES}" and others and others[-1] != last
+    is_understood = last == f"dense {classes}" and others and others[-1] != last
     return ", ".join(others if is_understood else written)
 
 
@@ -290,7 +290,11 @@ def short_name(line: str) -> str:
 
 
 def find_network(
-    text: str, *, activation: str = "relu", named: Mapping[str, str] | None = None
+    text: str,
+    *,
+    activation: str = "relu",
+    named: Mapping[str, str] | None = None,
+    classes: int = CLASSES,
 ) -> ModelSpec:
     """Return the network that ``text`` is the name or the line of; ``activation`` is the MLP's.
 
@@ -298,18 +302,19 @@ def find_network(
     """
     named = named or {}
     if text in named:
-        return ModelSpec(text, line=named[text])
+        return ModelSpec(text, line=named[text], classes=classes)
     if text in NETWORKS:
-        return ModelSpec(text, activation if takes_activation(text) else "relu")
+        activation = activation if takes_activation(text) else "relu"
+        return ModelSpec(text, activation, classes=classes)
     if re.fullmatch(r"\s*[\w.-]+\s*", text) and text.strip().lower() not in _READERS:
         raise UsageError(
             f"Unknown architecture '{text}'. Choose from {', '.join([*NETWORKS, *named])}, or "
             "write its layers, such as 'conv 16, relu, pool, dense 64, relu'."
         )
-    line = write(parse(text))
-    known = {ModelSpec(name).line: name for name in NETWORKS}
+    line = write(parse(text, classes), classes)
+    known = {ModelSpec(name, classes=classes).line: name for name in NETWORKS}
     known |= {line: name for name, line in named.items()}
-    return ModelSpec(known.get(line, short_name(line)), line=line)
+    return ModelSpec(known.get(line, short_name(line)), line=line, classes=classes)
 
 
 def read_networks(paths: Iterable[Path]) -> dict[str, str]:

@@ -33,7 +33,7 @@ class LayerRow:
 
 
 def layer_rows(spec: ModelSpec) -> list[LayerRow]:
-    """Return a row for each layer that a line names, and for the last ``dense 10``."""
+    """Return a row for each layer that a line names, and for the last dense one."""
     return [
         LayerRow(
             str(layer),

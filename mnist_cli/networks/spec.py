@@ -255,7 +255,7 @@ def written_layers(spec: ModelSpec) -> tuple[Layer, ...]:
     """Return the layers in the order of the line. Raises `UsageError` for a line that is none."""
     from mnist_cli.networks.language import parse  # which imports this module
 
-    return parse(spec.line)
+    return parse(spec.line, spec.classes)
 
 
 @cache

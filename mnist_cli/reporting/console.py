@@ -32,7 +32,7 @@ from rich.text import Text
 from mnist_cli.arrays import IMAGE_SIZE, Array
 from mnist_cli.experiments.machine_warnings import machine_warnings
 from mnist_cli.experiments.robustness import Robustness
-from mnist_cli.names import dataset_name, framework_name, model_name
+from mnist_cli.names import DIGITS, dataset_name, framework_name, model_name
 from mnist_cli.records import RunRecord
 from mnist_cli.reporting import tables
 
@@ -58,6 +58,7 @@ class TrainingProgress:
         self._labels: dict[int, str] = {}  # of the runs at work, by their number in the plan
         self._bars: dict[int, TaskID] = {}
         self._latest = -1
+        self._said: set[str] = set()
         self._finished = 0
         is_live = _is_live(self._console)
         # Live bars show the epochs already; of several runs, each finished run leaves one line.
@@ -118,7 +119,9 @@ class TrainingProgress:
             self._shares[run] = event["step"] / event["total_steps"]
             self._show_all()
         elif event["event"] == "note":
-            self.note(event["text"])
+            if event["text"] not in self._said:  # by another run
+                self._said.add(event["text"])
+                self.note(event["text"])
         elif event["event"] == "epoch" and not self._one_line_per_run:
             self._console.print(
                 f"{self._labels[run]}  {event['epoch']}/{event['epochs']}  "
@@ -161,8 +164,11 @@ class TrainingProgress:
 
 
 @contextmanager
-def reading_progress(count: int) -> Iterator[Callable[[], None]]:
-    """Show a bar over ``count`` pictures on standard error; yield a function that advances it."""
+def reading_progress(count: int) -> Iterator[Callable[..., None]]:
+    """Show a bar over ``count`` pictures on standard error; yield a function that advances it.
+
+    By one, or by as many pictures as it is given.
+    """
     with Progress(
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
@@ -176,9 +182,9 @@ def reading_progress(count: int) -> Iterator[Callable[[], None]]:
     ) as progress:
         task = progress.add_task("", total=count, speed="")
 
-        def advance() -> None:
+        def advance(number: int = 1) -> None:
             speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
-            progress.update(task, advance=1, speed=f"{speed:,.0f} / s" if speed else "")
+            progress.update(task, advance=number, speed=f"{speed:,.0f} / s" if speed else "")
 
         yield advance
 
@@ -266,20 +272,51 @@ def experiment_table(document: Mapping[str, Any]) -> Table:
 
 
 def evaluation_table(report: Mapping[str, Any]) -> Table:
-    """Return the table of `mnist evaluate`, one row per digit."""
+    """Return the table of `mnist evaluate`, one row per class."""
     table = _table(
         f"{report['accuracy']:.2%} of {report['images']:,} correct, loss {report['loss']:.4f} "
         f"({Path(report['checkpoint']).name}, computed by {framework_name(report['framework'])})",
-        ("digit", "precision", "recall", "F1", "images"),
+        (
+            "digit" if tuple(report["class_names"]) == DIGITS else "class",
+            *("precision", "recall", "F1", "images"),
+        ),
     )
     for row in report["per_class"]:
         table.add_row(
-            str(row["digit"]),
+            Text(row["name"]),
             f"{row['precision']:.4f}",
             f"{row['recall']:.4f}",
             f"{row['f1']:.4f}",
             f"{row['support']:,}",
         )
+    return table
+
+
+def data_table(summary: Mapping[str, Any]) -> Table:
+    """Return the table of `mnist data`, one row per class, and what else is in a data set."""
+    images = f"{summary['training_images']:,} training and {summary['test_images']:,} test images"
+    table = _table(
+        f"{dataset_name(summary['dataset'])}: {images}, {len(summary['classes'])} classes",
+        ("class", "training", "test"),
+    )
+    for each in summary["classes"]:
+        table.add_row(Text(each["name"]), f"{each['training']:,}", f"{each['test']:,}")
+    same = summary["duplicates"]
+    other = same["with_other_label"]
+    lies = summary["orientation"]
+    table.caption = (
+        f"Pixels, 0-1: mean {summary['pixel_mean']:.4f}, standard deviation "
+        f"{summary['pixel_std']:.4f}.\n"
+        f"Equal images: {same['training']:,} within training, {same['between']:,} test images that "
+        f"are training images too{f'; {other:,} with another label' * bool(other)}.\n"
+        "Orientation: "
+        + (
+            "not compared: these are no digits, or too few."
+            if lies is None
+            else f"{lies}, compared with MNIST's."
+            + " Give --fix-orientation to turn them." * (lies != "upright")
+        )
+    )
     return table
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cli.names import dataset_name, framework_name, model_name
+from mnist_cli.names import DIGITS, dataset_name, framework_name, model_name
 
 if TYPE_CHECKING:
     from mnist_cli.prediction import Prediction
@@ -75,7 +75,8 @@ def evaluation_chart(evaluation: Evaluation) -> Chart:
     model = Path(evaluation.checkpoint).stem
     framework = framework_name(evaluation.framework)
     title = f"{model} on {dataset_name(evaluation.dataset)}, by {framework}"
-    return chart(lambda path: confusion.draw(evaluation.confusion_matrix, path, title=title))
+    matrix, names = evaluation.confusion_matrix, evaluation.class_names
+    return chart(lambda path: confusion.draw(matrix, path, title=title, class_names=names))
 
 
 def prediction_html(prediction: Prediction) -> str:
@@ -84,13 +85,14 @@ def prediction_html(prediction: Prediction) -> str:
 
     rows = [[_image(digit.image), *_readings(digit)] for digit in prediction.digits]
     note = "" if prediction.sure else " (not sure)"
+    digits = all(digit.class_names == DIGITS for digit in prediction.digits)
     text = html.escape(prediction.text + note).replace("\n", "<br>")
-    header = ["image", "digit", "probability", "second", "third"]
+    header = ["image", "digit" if digits else "class", "probability", "second", "third"]
     return f"<p><b>{text}</b></p>" + table_html(header, rows, is_html=True)
 
 
 def _readings(digit: Any) -> list[str]:
-    (best, share), *others = digit.top()
+    (best, share), *others = digit.top_names()
     mark = "" if digit.sure else "?"
     return [f"{best}{mark}", f"{share:.1%}", *(f"{other} {part:.1%}" for other, part in others)]
 

@@ -52,6 +52,7 @@ def draw_document(name: str, document: Document, folder: Path) -> list[Chart]:
 
 def _draw_samples(records: list[RunRecord], path: Path) -> list[Chart]:
     """Draw sample predictions, unless the data set of the records is not on this machine."""
+    from mnist_cli.data.orientation import checked
     from mnist_cli.data.registry import load_dataset
 
     try:
@@ -59,8 +60,12 @@ def _draw_samples(records: list[RunRecord], path: Path) -> list[Chart]:
     except (DataError, UsageError):  # the records may come from another machine
         return []
     if dataset.sha256 != records[0].environment["data_sha256"]:
+        dataset = checked(dataset, fix=True, say=lambda _: None)  # as --fix-orientation does
+    if dataset.sha256 != records[0].environment["data_sha256"]:
         return []
-    model_samples.draw(dataset.test_images, dataset.test_labels, records, path)
+    model_samples.draw(
+        dataset.test_images, dataset.test_labels, records, path, class_names=dataset.class_names
+    )
     return [(path, model_samples.DESCRIPTION)]
 
 

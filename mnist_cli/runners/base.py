@@ -23,6 +23,7 @@ class TrainJob:
 
     ``started_from`` is a model file to go on from; without it the weights are random. With ``live``
     it is steered while it runs, has no result and ends with its process: see `training.live`.
+    With ``fix_orientation`` digits that lie otherwise than MNIST's are turned: `data.orientation`.
     ``files`` maps what the job names, such as ``dataset``, to copies on the machine that executes
     it, where that is not the one that has the files.
     """
@@ -38,6 +39,7 @@ class TrainJob:
     resume: bool = False
     started_from: str | None = None
     live: bool = False
+    fix_orientation: bool = False
     files: dict[str, str] = field(default_factory=dict, hash=False)
 
     def local(self, name: str) -> str:
@@ -54,6 +56,7 @@ class EvaluateJob:
     threads: int
     dataset: str = "mnist"
     device: str = "auto"
+    fix_orientation: bool = False
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ def main() -> None:
             case TrainJob():
                 result = tasks.train(job, emit)
             case EvaluateJob():
-                result = tasks.evaluate(job)
+                result = tasks.evaluate(job, emit)
             case PredictJob():
                 result = tasks.predict(job)
             case ExportJob():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,7 +64,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     from mnist_cli.training import evaluation, loop
 
     emit({"event": "phase", "name": f"loading {job.dataset} and {job.framework}"})
-    adapter, import_seconds, dataset, data = _load(job, emit)
+    job, adapter, import_seconds, dataset, data = _load(job, emit)
     classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
     environment = {
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -136,21 +136,25 @@ def train_live(job: TrainJob, emit: OnEvent, changes: SimpleQueue[dict[str, Any]
     from mnist_cli.training import live
 
     assert job.checkpoint is not None
-    emit({"event": "status", "status": "loading"})
-    adapter, _, dataset, data = _load(job, emit)
-    classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
     path = Path(job.checkpoint)
+    emit({"event": "status", "status": "loading"})
+    job, adapter, _, dataset, data = _load(job, emit)
+    classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
     versions = adapter.environment()
     start = _initial_state(job, dataset, len(data.train.labels), versions, path, emit)
     settings = live.Settings(job.config.epochs, job.config.learning_rate)
     live.LiveTraining(classifier, data, start, settings, changes, path=path, emit=emit).run()
 
 
-def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, TrainingData]:
-    """Return the adapter, the seconds of its import, and the data, loaded in a thread beside it."""
+def _load(job: TrainJob, emit: OnEvent) -> tuple[TrainJob, Adapter, float, Dataset, TrainingData]:
+    """Return the job with as many classes as its data set has, the adapter, and the data.
+
+    Beside them the seconds of the adapter's import; a thread loads the data meanwhile.
+    """
     from pathlib import Path
 
     from mnist_cli import adapters
+    from mnist_cli.data.orientation import checked
     from mnist_cli.data.registry import fetch, load_copy, load_dataset
     from mnist_cli.data.split import mix, split
     from mnist_cli.training import loop
@@ -159,13 +163,21 @@ def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, Traini
 
     def show_reading(done: int, count: int) -> None:
         if done % _PICTURES_PER_EVENT == 0:
-            emit({"event": "phase", "name": f"reading pictures: {done:,} of {count:,}"})
+            emit({"event": "phase", "name": f"reading images: {done:,} of {count:,}"})
+
+    def say(text: str) -> None:
+        emit({"event": "phase", "name": text})
+
+    def note(text: str) -> None:
+        emit({"event": "note", "text": text})
 
     def load() -> tuple[Dataset, TrainingData]:
         if job.dataset in job.files:
             dataset = load_copy(job.dataset, Path(job.local(job.dataset)))
         else:
             dataset = load_dataset(job.dataset, on_progress=show_reading)
+        dataset = checked(dataset, fix=job.fix_orientation, say=note)
+        dataset = _as_started_from(job, dataset)
         if job.started_from and dataset.shows_digits and job.dataset != "mnist":
             mnist = split(load_dataset(), seed=seed, limit=job.limit)
             parts = mix(split(dataset, seed=seed), mnist)
@@ -174,13 +186,32 @@ def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, Traini
         return dataset, loop.prepare(dataset, parts, job.config)
 
     if job.dataset not in job.files:
-        fetch(job.dataset)  # in this thread, where an interruption ends it
+        fetch(job.dataset, say)  # in this thread, where an interruption ends it
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load)
         began = time.perf_counter()
         adapter = adapters.load(job.framework)
         import_seconds = time.perf_counter() - began
-        return adapter, import_seconds, *loading.result()
+        dataset, data = loading.result()
+    spec = job.spec.with_classes(len(dataset.class_names))
+    return replace(job, spec=spec), adapter, import_seconds, dataset, data
+
+
+def _as_started_from(job: TrainJob, dataset: Dataset) -> Dataset:
+    """Return the dataset with the classes of the model that the training starts from, if any.
+
+    Raises `UsageError` if the model tells other classes apart.
+    """
+    from pathlib import Path
+
+    from mnist_cli.data.registry import require_same_classes
+    from mnist_cli.training import checkpoint
+
+    if not job.started_from:
+        return dataset
+    origin = checkpoint.load(Path(job.local(job.started_from)))
+    require_same_classes(job.started_from, origin.class_names, origin.dataset, dataset)
+    return replace(dataset, class_names=origin.class_names)
 
 
 def _initial_state(
@@ -211,6 +242,7 @@ def _initial_state(
         weights=weights,
         versions=environment,
         started_from=job.started_from,
+        class_names=dataset.class_names,
     )
     if not job.resume or path is None:
         return start
@@ -232,16 +264,25 @@ def _throughput(history: Sequence[EpochRecord]) -> float:
     return sum(row.images_per_second * (end - start) for row, start, end in spans) / ends[-1]
 
 
-def evaluate(job: EvaluateJob) -> dict[str, Any]:
+def evaluate(job: EvaluateJob, emit: OnEvent) -> dict[str, Any]:
     """Test a saved model and return what `EvaluateJob` says."""
-    from mnist_cli.data.registry import load_dataset
-    from mnist_cli.training import evaluation
+    from pathlib import Path
 
-    dataset = load_dataset(job.dataset)
+    from mnist_cli.data.orientation import checked
+    from mnist_cli.data.registry import load_dataset, require_same_classes
+    from mnist_cli.training import checkpoint, evaluation
+
+    def note(text: str) -> None:
+        emit({"event": "note", "text": text})
+
+    dataset = checked(load_dataset(job.dataset), fix=job.fix_orientation, say=note)
+    model = checkpoint.load(Path(job.checkpoint))
+    require_same_classes(Path(job.checkpoint).stem, model.class_names, model.dataset, dataset)
     logits = _logits(job, dataset.test_images)
     report = evaluation.report(
         logits,
         dataset.test_labels,
+        class_names=model.class_names,
         framework=job.framework,
         checkpoint=job.checkpoint,
         dataset=dataset.name,
@@ -332,7 +373,7 @@ def map_digits(job: MapJob, emit: OnEvent) -> dict[str, Any]:
 
 
 def _logits(job: EvaluateJob | PredictJob, images: Array) -> Array:
-    """Return the logits (N, 10) that the job's model has for images (N, 28, 28), uint8."""
+    """Return the logits (N, classes) that the job's model has for images (N, 28, 28), uint8."""
     from pathlib import Path
 
     from mnist_cli import adapters

@@ -63,7 +63,7 @@ def simulate_handwriting(
 
 
 def calibrate(logits: Array, labels: Array) -> Calibration:
-    """Return the calibration of a model with these logits (N, 10) for digits with labels (N,).
+    """Return the calibration of a model with these logits (N, classes) for images with labels (N,).
 
     Logits are float32 or float64, of distorted validation digits; N should be at least
     `MIN_DIGITS`.
@@ -87,7 +87,7 @@ def calibrate(logits: Array, labels: Array) -> Calibration:
 
 
 def judge(logits: Array, limits: Calibration) -> tuple[Array, Array]:
-    """Return the probabilities (N, 10), float64, of logits (N, 10), and which are sure (N,), bool.
+    """Return the probabilities, float64, of logits (N, classes), and which are sure (N,), bool.
 
     ``limits`` is the calibration of the model that computed the logits.
     """

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from mnist_cli.arrays import Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, MnistError
+from mnist_cli.names import DIGITS, class_names
 from mnist_cli.networks.spec import parameter_shapes, require_weights
 from mnist_cli.records import EpochRecord, replacing
 from mnist_cli.training.recipe import PIXEL_MEAN, PIXEL_STD
@@ -63,7 +64,7 @@ class Checkpoint:
     names the programs that made the model. ``calibration`` is None while training is unfinished, if
     there were too few validation digits, and in older models. Pixels are normalised as
     (pixel / 255 - ``pixel_mean``) / ``pixel_std``. ``started_from`` is the model file whose weights
-    the training started from, None for random ones.
+    the training started from, None for random ones. ``class_names`` are in the order of the logits.
     """
 
     spec: ModelSpec
@@ -81,6 +82,7 @@ class Checkpoint:
     pixel_std: float = PIXEL_STD
     calibration: Calibration | None = None
     started_from: str | None = None
+    class_names: tuple[str, ...] = DIGITS
 
     @property
     def model_epoch(self) -> EpochRecord:
@@ -148,6 +150,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "test_accuracy": row.test_accuracy,
         "dataset": checkpoint.dataset,
         "dataset_sha256": checkpoint.dataset_sha256,
+        "class_names": checkpoint.class_names,
         "train_images": checkpoint.train_images,
         "started_from": checkpoint.started_from,
         "normalization": {"mean": checkpoint.pixel_mean, "std": checkpoint.pixel_std},
@@ -215,9 +218,13 @@ def _require_finite(path: Path, tensors: Weights) -> None:
 
 def _checkpoint(details: dict[str, Any], tensors: Weights) -> Checkpoint:
     """Return the checkpoint of a file's metadata and tensors, some of which may be missing."""
+    names = tuple(details.get("class_names", class_names(details["dataset"])))
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("the names of its classes should be strings")
     return Checkpoint(
-        # Older models have a known architecture, and no line.
-        spec=ModelSpec(details["arch"], details["activation"], details.get("line", "")),
+        # Older models have a known architecture, no line, and ten classes.
+        spec=ModelSpec(details["arch"], details["activation"], details.get("line", ""), len(names)),
+        class_names=names,
         # Settings that an older recipe does not name had these values then.
         config=TrainConfig(**{"label_smoothing": 0.0, "decay_power": 1.0, **details["recipe"]}),
         framework=details["framework"],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.arrays import Array
+from mnist_cli.names import DIGITS
 
 if TYPE_CHECKING:
     from mnist_cli.reporting.notebook import Chart
@@ -15,9 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's report on a test set; rows of ``confusion_matrix`` are the true digits.
+    """A model's report on a test set; rows of ``confusion_matrix`` are the true classes.
 
-    ``predictions`` (N,) are the most probable digits and ``confidences`` (N,), 0-1, their
+    ``class_names`` names the classes, in the order of their labels: ``digit`` in ``per_class``.
+    ``predictions`` (N,) are the most probable classes and ``confidences`` (N,), 0-1, their
     probabilities, in the order of the test set; `to_json` leaves them out.
     """
 
@@ -29,6 +32,7 @@ class Evaluation:
     loss: float
     confusion_matrix: list[list[int]]
     per_class: list[dict[str, Any]]
+    class_names: list[str]
     predictions: list[int] = field(repr=False)
     confidences: list[float] = field(repr=False)
 
@@ -51,15 +55,17 @@ class Evaluation:
 def cross_entropy(logits: Array, labels: Array) -> float:
     """Return the mean softmax cross-entropy: log(sum(exp(logits))) - logits[label].
 
-    logits: (N, 10) float32; labels: (N,) integers.
+    logits: (N, classes) float32; labels: (N,) integers.
     """
     return float(np.mean(evidence(logits) - logits[np.arange(len(labels)), labels]))
 
 
 def evidence(logits: Array) -> Array:
-    """Return log(sum(exp(logits))) (N,), float64, of logits (N, 10): evidence for any digit.
+    """Return log(sum(exp(logits))) (N,), float64, of logits (N, classes).
 
-    A softmax only compares the digits with one another; this measures how much an image resembles
+    It is the evidence for any class.
+
+    A softmax only compares the classes with one another; this measures how much an image resembles
     any of them (the negative free energy of Liu et al., 2020, arXiv:2010.03759).
     """
     # logaddexp keeps the exponentials in range: exp overflows float32 above 88.
@@ -67,34 +73,40 @@ def evidence(logits: Array) -> Array:
 
 
 def accuracy(logits: Array, labels: Array) -> float:
-    """Return the accuracy, 0-1, of logits (N, 10) against labels (N,)."""
+    """Return the accuracy, 0-1, of logits (N, classes) against labels (N,)."""
     return float(np.mean(logits.argmax(axis=1) == labels))
 
 
 def errors(logits: Array, labels: Array) -> tuple[tuple[int, int], ...]:
-    """Return (index, prediction) of each misclassified image; logits (N, 10), labels (N,)."""
+    """Return (index, prediction) of each misclassified image; logits (N, classes)."""
     predictions = logits.argmax(axis=1)
     wrong = np.flatnonzero(predictions != labels)
     return tuple(zip(wrong.tolist(), predictions[wrong].tolist(), strict=True))
 
 
 def probabilities(logits: Array) -> Array:
-    """Return softmax(logits) (N, 10), float64; rows sum to 1."""
+    """Return softmax(logits) (N, classes), float64; rows sum to 1."""
     # Subtract the row maximum: exp overflows float32 above 88.
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def report(
-    logits: Array, labels: Array, *, framework: str, checkpoint: str, dataset: str
+    logits: Array,
+    labels: Array,
+    *,
+    class_names: Sequence[str] = DIGITS,
+    framework: str,
+    checkpoint: str,
+    dataset: str,
 ) -> Evaluation:
-    """Return the full report of logits (N, 10) against labels (N,), with scikit-learn's metrics."""
+    """Return the full report of logits (N, classes) against labels (N,), by scikit-learn."""
     from sklearn import metrics
 
-    digits = list(range(CLASSES))
+    classes = list(range(len(class_names)))
     predictions = logits.argmax(axis=1)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        labels, predictions, labels=digits, zero_division=0
+        labels, predictions, labels=classes, zero_division=0
     )
     return Evaluation(
         framework=framework,
@@ -103,17 +115,19 @@ def report(
         images=len(labels),
         accuracy=accuracy(logits, labels),
         loss=cross_entropy(logits, labels),
-        confusion_matrix=metrics.confusion_matrix(labels, predictions, labels=digits).tolist(),
+        confusion_matrix=metrics.confusion_matrix(labels, predictions, labels=classes).tolist(),
         per_class=[
             {
-                "digit": digit,
-                "precision": float(precision[digit]),
-                "recall": float(recall[digit]),
-                "f1": float(f1[digit]),
-                "support": int(support[digit]),
+                "digit": label,
+                "name": name,
+                "precision": float(precision[label]),
+                "recall": float(recall[label]),
+                "f1": float(f1[label]),
+                "support": int(support[label]),
             }
-            for digit in digits
+            for label, name in enumerate(class_names)
         ],
+        class_names=list(class_names),
         predictions=predictions.tolist(),
         confidences=probabilities(logits).max(axis=1).tolist(),
     )

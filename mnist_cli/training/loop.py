@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK, Classifier
-from mnist_cli.arrays import CLASSES, NO_DIGIT, Array
+from mnist_cli.arrays import NO_DIGIT, Array
 from mnist_cli.config import TrainConfig
 from mnist_cli.data.dataset import Dataset
+from mnist_cli.data.messages import printable
 from mnist_cli.data.split import Split
-from mnist_cli.errors import CheckpointError, DivergedError
+from mnist_cli.errors import CheckpointError, DivergedError, UsageError
 from mnist_cli.networks.spec import parameter_shapes, require_batch_size
 from mnist_cli.randomness import stream
 from mnist_cli.records import EpochRecord
@@ -61,7 +62,7 @@ class TrainingData:
 class Fit:
     """The result of `fit`: ``model_epoch`` is the epoch whose model is kept.
 
-    ``test_logits`` (N, 10) are that model's; the seconds are those not counted as training.
+    ``test_logits`` (N, classes) are that model's; the seconds are those not counted as training.
     """
 
     history: tuple[EpochRecord, ...]
@@ -72,8 +73,16 @@ class Fit:
 
 
 def prepare(dataset: Dataset, split: Split, config: TrainConfig) -> TrainingData:
-    """Return the normalised parts of a dataset, with ``config.reject`` also made non-digits."""
+    """Return the normalised parts of a dataset, with ``config.reject`` also made non-digits.
+
+    Raises `UsageError` if those are asked for, and the data set does not show digits.
+    """
     pixels, labels = split.train_images, split.train_labels
+    if config.reject and not dataset.shows_digits:
+        raise UsageError(
+            f"--reject teaches what is none of the ten digits, but {printable(dataset.name)} has "
+            f"{len(dataset.class_names)} classes of its own. Leave --reject out."
+        )
     if config.reject:
         from mnist_cli.training.non_digits import SHARE, make_non_digits  # imports OpenCV
 
@@ -329,7 +338,7 @@ def warm_up(classifier: Classifier, data: TrainingData, start: Checkpoint) -> fl
     steps = min(_WARMUP_STEPS, recipe.steps_per_epoch(config, count))
     for _ in classifier.train_epoch(
         data.train.images,
-        rng.integers(0, CLASSES, count),
+        rng.integers(0, start.spec.classes, count),
         order=rng.integers(0, count, steps * config.batch_size),
         learning_rates=np.full(steps, 1e-3, dtype=np.float32),
         mask_seeds=np.arange(steps),

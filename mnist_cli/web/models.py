@@ -12,7 +12,7 @@ from typing import Any
 
 from mnist_cli import mapping
 from mnist_cli.errors import MnistError
-from mnist_cli.names import model_name
+from mnist_cli.names import DIGITS, model_name
 from mnist_cli.networks.spec import parameter_count
 from mnist_cli.prediction import Model
 
@@ -77,7 +77,8 @@ class Models:
 def load_models(folder: Path) -> Models:
     """Load every ``.safetensors`` file of a folder by name; without one, the packaged model.
 
-    A file that is no model, and a link that leads out of the folder, become a line of ``problems``.
+    A file that is no model of digits, and a link that leads out of the folder, become a line of
+    ``problems``.
     """
     reader = Model(threads=1)  # one thread: a second would need a process for each model
     named, problems = [], []
@@ -94,7 +95,14 @@ def load_models(folder: Path) -> Models:
                     "Rename the file."
                 )
                 continue
-            named.append(NamedModel(path.stem, Model(path, threads=1)))
+            model = Model(path, threads=1)
+            if model.class_names != DIGITS:
+                problems.append(
+                    f"{path.name} is left out: it tells {len(model.class_names)} classes of "
+                    f"{model.checkpoint.dataset} apart, and the page is for the ten digits."
+                )
+                continue
+            named.append(NamedModel(path.stem, model))
         except (MnistError, OSError) as error:
             problems.append(f"{path.name} is left out: {error}")
     return Models(reader, tuple(named) or (NamedModel(PACKAGED, reader),), tuple(problems))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from network_lines import lines
 
 from mnist_cli.runners import process
@@ -19,7 +20,7 @@ from mnist_cli.runners import process
 pytestmark = pytest.mark.slow
 
 FRAMEWORKS = ("jax", "numpy", "tensorflow", "torch")
-Run = Callable[[str], dict[str, dict[str, np.ndarray]]]
+Run = Callable[[str, int], dict[str, dict[str, np.ndarray]]]
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +40,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         for framework in FRAMEWORKS
     }
 
-    def ask(line: str) -> dict[str, dict[str, np.ndarray]]:
+    def ask(line: str, classes: int) -> dict[str, dict[str, np.ndarray]]:
         found = {}
         for framework, worker in processes.items():
             assert worker.stdin is not None
             assert worker.stdout is not None
             path = str(folder / f"{framework}.npz")
-            print(json.dumps([line, path]), file=worker.stdin, flush=True)
+            print(json.dumps([line, classes, path]), file=worker.stdin, flush=True)
             answer = worker.stdout.readline()
             assert answer, f"the process of {framework} ended"
             assert json.loads(answer) == path, f"{framework}: {answer}"
@@ -61,13 +62,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 # The same lines each time: a rare one whose rounding is worse than most must not fail a change
 # that has nothing to do with it.
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(line=lines())
-@example("conv 4 5x5 stride 2, gelu, pool max 3, batchnorm, dense 12, batchnorm, dropout .3")
-@example("conv 4 4x4 valid stride 3, sigmoid, residual(conv 4 1x1 valid, dropout 0.5), pool avg 2")
-@example("batchnorm, conv 4, relu, pool, conv 6, relu, pool, dense 20, residual(dense 20, tanh)")
-@example("residual(relu, tanh), pool 3, dropout 0.5")
-def test_the_frameworks_train_any_line_alike(run: Run, line: str) -> None:
-    found = run(line)
+@given(line=lines(), classes=st.sampled_from([10, 10, 10, 2, 26]))
+@example("conv 4 5x5 stride 2, gelu, pool max 3, batchnorm, dense 12, batchnorm, dropout .3", 10)
+@example(
+    "conv 4 4x4 valid stride 3, sigmoid, residual(conv 4 1x1 valid, dropout 0.5), pool avg 2", 10
+)
+@example(
+    "batchnorm, conv 4, relu, pool, conv 6, relu, pool, dense 20, residual(dense 20, tanh)", 10
+)
+@example("residual(relu, tanh), pool 3, dropout 0.5", 10)
+@example("conv 4, pool, relu, dense 20, relu", 26)
+@example("dense 16, relu", 256)
+def test_the_frameworks_train_any_line_alike_with_any_number_of_classes(
+    run: Run, line: str, classes: int
+) -> None:
+    found = run(line, classes)
+    assert found["numpy"]["logits"].shape[1] == classes
     for one, other in itertools.combinations(FRAMEWORKS, 2):
         ours, theirs = found[one], found[other]
         assert ours.keys() == theirs.keys()

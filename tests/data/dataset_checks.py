@@ -43,7 +43,7 @@ def assert_valid_or_refused(path: Path) -> None:
     else:
         assert dataset.train_images.shape == (len(dataset.train_labels), 28, 28)
         assert dataset.train_images.dtype == np.uint8
-        assert set(dataset.train_labels.tolist()) <= set(range(10))
+        assert set(dataset.train_labels.tolist()) <= set(range(len(dataset.class_names)))
     assert message.isprintable()
 
 

@@ -81,8 +81,9 @@ def test_every_npz_layout_gives_the_arrays_and_digest_of_idx(
     ("changes", "expected"),
     [
         ({"x_train": np.zeros((120, 28, 28))}, "x_train in .* is float64; expected uint8, 0-255"),
-        ({"y_train": np.zeros(120)}, "y_train in .* is float64; expected uint8, 0-9"),
-        ({"y_train": np.full(120, -1)}, "label -1 at position 0; expected 0 to 9"),
+        ({"y_train": np.zeros(120)}, "y_train in .* is float64; expected uint8, 0-255"),
+        ({"y_train": np.full(120, -1)}, "label -1 at position 0; expected 0 to 255"),
+        ({"y_train": np.arange(180, 300)}, "label 256 at position 76; expected 0 to 255"),
         ({"y_train": np.zeros((120, 10), np.uint8)}, r"shape \(120, 10\); expected .* \(N,\)"),
         ({"x_train": np.zeros((120, 784), np.uint8)}, r"shape \(120, 784\); .*\(N, 28, 28\)"),
         ({"x_test": np.zeros((9, 28, 28, 3), np.uint8)}, r"shape \(9, 28, 28, 3\)"),

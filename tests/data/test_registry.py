@@ -168,13 +168,13 @@ def test_a_registered_format_reads_the_paths_that_match(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digits = list(real_digits())
-    added = Format("a .test file", lambda path: path.suffix == ".test", lambda *_: digits)
+    added = Format("a .test file", lambda path: path.suffix == ".test", lambda *_: (digits, None))
     monkeypatch.setattr(registry, "FORMATS", (added, *registry.FORMATS))
     (tmp_path / "digits.test").touch()
     dataset = load_dataset(str(tmp_path / "digits.test"))
     assert_same_content(dataset, load_dataset(str(write_dataset(tmp_path / "digits"))))
     with pytest.raises(
-        UsageError, match=r"give a \.test file or a folder of pictures .* or a folder of IDX"
+        UsageError, match=r"give a \.test file or a \.csv file .* or a folder of IDX"
     ):
         load_dataset("absent")
 

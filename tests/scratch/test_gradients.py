@@ -94,7 +94,12 @@ def test_loss_gradient_agrees_with_finite_differences(label_smoothing, reject):
         return float(-(targets * log_probabilities).sum() / 9)
 
     scaled = scaled_targets(
-        labels, batch_size=9, label_smoothing=label_smoothing, reject=reject, dtype=np.float64
+        labels,
+        classes=10,
+        batch_size=9,
+        label_smoothing=label_smoothing,
+        reject=reject,
+        dtype=np.float64,
     )
     gradient = cross_entropy_gradient(logits.T, scaled, batch_size=9).T
     expected = finite_differences(part_of_the_loss, logits, range(logits.size))

@@ -13,6 +13,7 @@ from outcomes import Outcome
 
 from mnist_cli.config import TrainConfig
 from mnist_cli.data.split import split
+from mnist_cli.names import DIGITS, numbered
 from mnist_cli.training import augmentation, loop
 from mnist_cli.training.augmentation import augment
 
@@ -118,7 +119,7 @@ def test_clothes_get_no_habits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augmentation, "augment", fake)
     config = TrainConfig(augment=True)
     for shows_digits in (True, False):
-        dataset = replace(digits(), shows_digits=shows_digits)
+        dataset = replace(digits(), class_names=DIGITS if shows_digits else numbered(11))
         data = loop.prepare(dataset, split(dataset, seed=0, limit=20), config)
         loop._epoch_images(data, config, 1)
     assert seen[0] is not None

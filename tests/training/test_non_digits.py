@@ -65,7 +65,7 @@ def test_a_training_that_rejects_sees_one_non_digit_for_five_digits_labelled_ten
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_targets_are_probabilities_and_no_digit_is_not_smoothed(smoothing: float) -> None:
-    targets = smoothed_targets(TrainConfig(label_smoothing=smoothing, reject=True))
+    targets = smoothed_targets(TrainConfig(label_smoothing=smoothing, reject=True), 10)
     np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)  # float32
     np.testing.assert_array_equal(targets[10], [0] * 10 + [1])
     np.testing.assert_array_equal(targets[:, 10], targets[10])

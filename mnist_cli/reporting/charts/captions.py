@@ -19,6 +19,14 @@ def percentage(share: float) -> str:
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
+_NAME_CHARACTERS = 9
+
+
+def shortened(name: str) -> str:
+    """Return a class's name, cut to the 9 characters that fit beside others."""
+    return name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 1]}…"
+
+
 def three_digits(value: float) -> str:
     """Return a number with about three digits: 1,234, 123, 12.3, 1.23."""
     decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else 2

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.arrays import Array
+from mnist_cli.names import DIGITS
 from mnist_cli.records import RunRecord
-from mnist_cli.reporting.charts.captions import dataset_names, facts
+from mnist_cli.reporting.charts.captions import dataset_names, facts, shortened
 from mnist_cli.reporting.charts.panels import label_rows, row_positions
 from mnist_cli.reporting.charts.style import (
     FONT_POINTS,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 MODEL_SAMPLES = 12
+_SMALL_POINTS = 7.5  # of names of several letters
 FILE_NAME = "sample_predictions.png"
 DESCRIPTION = (
     "The same test digits as each model classifies them: green with a check mark is correct, red "
@@ -36,12 +38,22 @@ DESCRIPTION = (
 )
 
 
-def draw(images: Array, labels: ArrayLike, records: Sequence[RunRecord], path: Path) -> None:
+def draw(
+    images: Array,
+    labels: ArrayLike,
+    records: Sequence[RunRecord],
+    path: Path,
+    *,
+    class_names: Sequence[str] = DIGITS,
+) -> None:
     """Draw 12 test images with the predictions of every model, most disagreement first.
 
-    images: (N, 28, 28), uint8. labels: (N,), digits. The run with the lowest
+    images: (N, 28, 28), uint8. labels: (N,), classes. The run with the lowest
     seed is shown for each model.
     """
+    names = [shortened(name) for name in class_names]
+    size = {} if max(map(len, names)) <= 2 else {"fontsize": _SMALL_POINTS}
+    kind = "digit" if tuple(class_names) == DIGITS else "image"
     cells = group_by_cell(records)
     runs = [min(cell.runs, key=lambda run: run.seed) for cell in cells]
     true = np.asarray(labels)
@@ -58,7 +70,7 @@ def draw(images: Array, labels: ArrayLike, records: Sequence[RunRecord], path: P
     image_rows = column_inches / row_inches
     figure = new_figure(
         1.25 + row_inches * (last + 2 + image_rows),
-        f"{dataset_names(runs)}: all models agree on {alike:,} of {len(true):,} test digits, "
+        f"{dataset_names(runs)}: all models agree on {alike:,} of {len(true):,} test {kind}s, "
         f"and all are wrong on {missed:,}",
     )
     panel = figure.subplots()
@@ -66,34 +78,41 @@ def draw(images: Array, labels: ArrayLike, records: Sequence[RunRecord], path: P
     for column, index in enumerate(chosen):
         box = (column - 0.46, column + 0.46, -1.5, -1.5 - 0.92 * image_rows)
         panel.imshow(images[index], cmap="gray_r", vmin=0, vmax=255, extent=box)
-        _draw_prediction(panel, column, -1, f"{true[index]}", color=INK, fontweight="bold")
+        own = names[true[index]]
+        _draw_prediction(panel, column, -1, own, color=INK, fontweight="bold", **size)
         for row, digit in zip(rows, answers[:, index], strict=True):
             right = digit == true[index]
             fill = RIGHT_FILL if right else WRONG
             panel.barh(row, 0.92, left=column - 0.46, height=0.84, color=fill)
-            text = f"✓ {digit}" if right else f"✗ {digit}"
-            _draw_prediction(panel, column, row, text, color=RIGHT if right else "white")
+            text = f"✓ {names[digit]}" if right else f"✗ {names[digit]}"
+            _draw_prediction(panel, column, row, text, color=RIGHT if right else "white", **size)
         _draw_prediction(panel, column, last, f"{index}", color=INK, fontsize=FONT_POINTS)
     label_rows(panel, cells, [f"{len(run.test_errors):,} wrong" for run in runs])
-    names = ["true digit", *(cell.name for cell in cells), "test image"]
-    panel.set_yticks([-1, *rows, last], names)
+    labels_of_rows = [
+        f"true {'digit' if kind == 'digit' else 'class'}",
+        *(cell.name for cell in cells),
+        "test image",
+    ]
+    panel.set_yticks([-1, *rows, last], labels_of_rows)
     panel.set(xticks=[], xlim=(-0.5, MODEL_SAMPLES - 0.5))
     panel.set(ylim=(last + 0.5, -1.5 - image_rows), aspect=row_inches / column_inches)
     panel.tick_params(length=0, labelsize=FONT_POINTS, labelcolor=INK)
     panel.spines[:].set_visible(False)
-    save(figure, path, ["digits with most disagreement first", *facts(runs)])
+    save(figure, path, [f"{kind}s with most disagreement first", *facts(runs)])
 
 
 def most_disputed(answers: Array, labels: Array, count: int) -> Array:
     """Return the indices of up to ``count`` images, those with most disagreement first.
 
     Images on which all models agree come last, wrong ones before correct ones.
-    answers: (models, N), digits. labels: (N,), digits.
+    answers: (models, N), classes. labels: (N,), classes.
     """
-    votes = (answers[:, :, None] == np.arange(CLASSES)).sum(axis=0)  # (N, 10)
+    votes = (answers[:, None] == answers).sum(axis=0)  # of each model's answer: (models, N)
     all_right = (answers == labels).all(axis=0)
-    return np.lexsort((all_right, votes.max(axis=1)))[:count]  # stable; the last key is primary
+    return np.lexsort((all_right, votes.max(axis=0)))[:count]  # stable; the last key is primary
 
 
 def _draw_prediction(panel: Axes, column: int, row: float, text: str, **style: Any) -> None:
-    panel.text(column, row, text, ha="center", va="center", **{"fontsize": 13, **style})
+    panel.text(
+        column, row, text, ha="center", va="center", parse_math=False, **{"fontsize": 13, **style}
+    )

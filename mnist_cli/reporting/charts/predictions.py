@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mnist_cli.arrays import Array
-from mnist_cli.reporting.charts.captions import percentage, wrong_of
+from mnist_cli.names import DIGITS
+from mnist_cli.reporting.charts.captions import percentage, shortened, wrong_of
 from mnist_cli.reporting.charts.style import FONT_POINTS, RIGHT, WRONG, new_figure, save
 
 if TYPE_CHECKING:
@@ -27,11 +29,13 @@ def draw(
     path: Path,
     *,
     title: str,
+    class_names: Sequence[str] = DIGITS,
 ) -> None:
     """Draw up to 40 images with label and prediction, the most confident errors first.
 
-    images: (N, 28, 28), uint8. labels, predictions: (N,), digits. confidences: (N,), 0-1.
+    images: (N, 28, 28), uint8. labels, predictions: (N,), classes. confidences: (N,), 0-1.
     """
+    names = [shortened(name) for name in class_names]
     true, predicted = np.asarray(labels), np.asarray(predictions)
     confidence = np.asarray(confidences)
     chosen = choose_samples(true, predicted, confidence, GRID_SAMPLES)
@@ -48,11 +52,20 @@ def draw(
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_color(color)
         panel.spines[:].set_linewidth(1.5 if right else 3)
-        text = f"✓ {true[index]}" if right else f"✗ {true[index]} → {predicted[index]}"
+        own, other = names[true[index]], names[predicted[index]]
+        text = f"✓ {own}" if right else f"✗ {own} → {other}"
+        between = "\n" if max(len(own), len(other)) > 2 else " "
         panel.set_title(
-            f"{text}, {percentage(confidence[index])}", fontsize=FONT_POINTS, color=color, pad=5
+            f"{text},{between}{percentage(confidence[index])}",
+            fontsize=FONT_POINTS,
+            color=color,
+            pad=5,
+            parse_math=False,
         )
-    example = "✗ 5 → 3, 97%: a 5 classified as 3 with 97% confidence"
+    own, other = (names[5], names[3]) if len(names) > 5 else names[:2]
+    example = f"✗ {own} → {other}, 97%: {own} classified as {other} with 97% confidence"
+    if tuple(class_names) == DIGITS:
+        example = "✗ 5 → 3, 97%: a 5 classified as 3 with 97% confidence"
     save(figure, path, [example, "most confident errors first", "✓ correct"])
 
 

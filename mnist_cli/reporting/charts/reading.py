@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_cli.arrays import CLASSES
-from mnist_cli.reporting.charts.captions import listed, percentage
+from mnist_cli.names import DIGITS
+from mnist_cli.reporting.charts.captions import listed, percentage, shortened
 from mnist_cli.reporting.charts.style import (
     FAINT,
     FONT_POINTS,
@@ -58,10 +58,13 @@ def draw(readings: Sequence[tuple[str, Source, Prediction]], path: Path, *, pict
             panel.imshow(digit.image, cmap="gray", vmin=0, vmax=255)
             panel.set(xticks=[], yticks=[])
             color = RIGHT if digit.sure else WRONG
-            text = f"{digit.digit}{'' if digit.sure else '?'}, {percentage(digit.confidence)}"
+            label = shortened(digit.label)
+            text = f"{label}{'' if digit.sure else '?'}, {percentage(digit.confidence)}"
             panel.set_title(text, fontsize=FONT_POINTS, color=color, pad=5)
             _probabilities(part.add_subplot(grid[2 * row + 1, PICTURE_COLUMNS + column]), digit)
-    notes = ["digits as the network sees them, with the probabilities of 0 to 9", "? not sure"]
+    is_digits = all(answer.digits[0].class_names == DIGITS for *_, answer in readings)
+    shown = "the probabilities of 0 to 9" if is_digits else "the probabilities of all classes"
+    notes = [f"digits as the network sees them, with {shown}", "? not sure"]
     if any(len(answer.digits) > 1 for *_, answer in readings):
         notes.append("lines: the order of reading, from the dot on")
     if any(answer.rejected for *_, answer in readings):
@@ -104,7 +107,7 @@ def _draw_boxes(panel: Axes, name: str, picture: Picture, answer: Prediction) ->
         x, y, ha, va = _label_place(digit.box, others, width=width, height=height)
         backing = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
         text: dict[str, Any] = {"fontsize": FONT_POINTS, "color": color, "bbox": backing}
-        panel.text(x, y, f"{digit.digit}", ha=ha, va=va, **text)
+        panel.text(x, y, shortened(digit.label), ha=ha, va=va, **text)
     panel.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
     title = textwrap.shorten(Path(name).name, 40, placeholder="...")
     if answer.rotation:
@@ -143,12 +146,13 @@ def _label_place(
 
 
 def _probabilities(panel: Axes, digit: Digit) -> None:
-    """Draw the probabilities of the ten digits as bars, with ticks at the likely ones."""
-    colors = [FAINT] * CLASSES
+    """Draw the probabilities of the classes as bars, with ticks at the likely ones."""
+    classes = len(digit.probabilities)
+    colors = [FAINT] * classes
     colors[digit.digit] = RIGHT if digit.sure else WRONG
-    panel.bar(range(CLASSES), digit.probabilities, color=colors)
-    panel.set(xlim=(-0.6, CLASSES - 0.4), ylim=(0, 1), yticks=[])
+    panel.bar(range(classes), digit.probabilities, color=colors)
+    panel.set(xlim=(-0.6, classes - 0.4), ylim=(0, 1), yticks=[])
     named = [other for other, share in digit.top() if share >= 0.05]
-    panel.set_xticks(named, [str(other) for other in named])
+    panel.set_xticks(named, [shortened(digit.class_names[other]) for other in named])
     panel.tick_params(labelsize=FONT_POINTS, labelcolor=INK, length=0)
     panel.spines[["top", "left", "right"]].set_visible(False)

@@ -432,7 +432,7 @@ class ImagesLast:
 
 
 class ImagesFirst:
-    """Logits (10, N) to (N, 10), as the layers of `layers` have them, and back: views."""
+    """Logits (classes, N) to (N, classes), as the layers of `layers` have them, and back: views."""
 
     def forward(self, inputs: Array) -> Array:
         """Return x transposed."""

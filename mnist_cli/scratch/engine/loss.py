@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from mnist_cli.arrays import CLASSES, NO_DIGIT, Array
+from mnist_cli.arrays import Array
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -39,25 +39,31 @@ def cross_entropy_gradient(logits: Array, targets: Array, *, batch_size: int) ->
 
 
 def with_no_digit(logits: Array) -> Array:
-    """Return logits (10, n) with those of "no digit", which are always 0: (11, n)."""
+    """Return logits (classes, n) with those of "no digit", always 0: (classes + 1, n)."""
     return np.concatenate([logits, np.zeros_like(logits[:1])])
 
 
 def scaled_targets(
-    labels: Array, *, batch_size: int, label_smoothing: float, reject: bool, dtype: DTypeLike
+    labels: Array,
+    *,
+    classes: int,
+    batch_size: int,
+    label_smoothing: float,
+    reject: bool,
+    dtype: DTypeLike,
 ) -> Array:
     """Return targets (classes, n), divided by ``batch_size``, of labels (n,).
 
     With smoothing e (0-1) a target is (1 - e) onehot(label) + e / classes. Smoothing affects the
     gradient only; the reported loss is that of the label, so that it compares with other losses.
-    With ``reject`` there are 11 classes; the last, "no digit", is not smoothed. Called for many
+    With ``reject`` there is one class more, "no digit", which is not smoothed. Called for many
     batches at once, because indexing single numbers is slow.
     """
-    targets = np.full((CLASSES, len(labels)), label_smoothing / CLASSES / batch_size, dtype)
+    targets = np.full((classes, len(labels)), label_smoothing / classes / batch_size, dtype)
     if reject:
         targets = with_no_digit(targets)
-        targets[:, labels == NO_DIGIT] = 0
-        targets[NO_DIGIT, labels == NO_DIGIT] = label_smoothing / batch_size
+        targets[:, labels == classes] = 0
+        targets[classes, labels == classes] = label_smoothing / batch_size
     targets[labels, np.arange(len(labels))] += (1 - label_smoothing) / batch_size
     return targets
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.arrays import Array
 from mnist_cli.scratch.engine.layers import Buffers, Relu, Sigmoid, ones
 
 _Functions: TypeAlias = tuple[Callable[[Array], Array], Callable[[Array], None]]
@@ -21,8 +21,8 @@ _Functions: TypeAlias = tuple[Callable[[Array], Array], Callable[[Array], None]]
 class Mlp:
     """The MLP, or one shard of its hidden units: the logits are the sum over all shards.
 
-    ``weights`` are (784, hidden), bias (hidden,), output weights (hidden, 10) and output bias
-    (10,); ``gradients`` likewise. ``adds_output_bias`` is true for one shard only.
+    ``weights`` are (784, hidden), bias (hidden,), output weights (hidden, classes) and output
+    bias (classes,); ``gradients`` likewise. ``adds_output_bias`` is true for one shard only.
     ``small_kernels`` says that BLAS has kernels for small matrices. The plain form is in `layers`;
     this one is tested against it.
     """
@@ -63,8 +63,8 @@ class Mlp:
     def _build_passes(self, count: int) -> _Functions:
         """Return the functions ``forward`` and ``backward`` for ``count`` images.
 
-        Hidden units are (n, hidden) and logits (10, n): the fastest layouts for the products and
-        for the loss.
+        Hidden units are (n, hidden) and logits (classes, n): the fastest layouts for the products
+        and for the loss.
         """
         weight, bias, output_weight, output_bias = self._weights
         weight_gradient, bias_gradient, output_weight_gradient, output_bias_gradient = (
@@ -78,7 +78,7 @@ class Mlp:
         products = self._buffers("products", (splits, count, units), dtype)
         hidden = self._buffers("hidden", (count, units), dtype) if splits > 1 else products[0]
         hidden_gradient = self._buffers("hidden gradient", (count, units), dtype)
-        logits = self._buffers("logits", (CLASSES, count), dtype)
+        logits = self._buffers("logits", (len(output_bias), count), dtype)
         # Views of these in other shapes.
         product_rows, hidden_row, hidden_columns = (
             products.reshape(splits, -1),

@@ -50,6 +50,7 @@ class Architecture:
     build_model: Callable[[Parameters, Parameters, bool], Model]
     max_chunk: int
     is_sharded: bool
+    classes: int = CLASSES
     most_normalised: int = 0
     draw_masks: DrawMasks | None = None
 
@@ -57,7 +58,7 @@ class Architecture:
 class Network:
     """A network and its optimiser. The same seed, batches and ``threads`` give the same bits.
 
-    ``threads`` is the number of workers. With ``reject`` the loss has an eleventh class, "no
+    ``threads`` is the number of workers. With ``reject`` the loss has one class more, "no
     digit", whose logit is always 0.
     """
 
@@ -74,7 +75,7 @@ class Network:
     ) -> None:
         self._dtype = np.dtype(dtype)
         self._reject = reject
-        self._max_chunk = architecture.max_chunk
+        self._max_chunk, self._classes = architecture.max_chunk, architecture.classes
         self._most_normalised = architecture.most_normalised
         shards, self._replicas = 1, threads
         if architecture.is_sharded:
@@ -92,6 +93,7 @@ class Network:
                 self._workers.append(
                     Worker(
                         buffers,
+                        classes=self._classes,
                         max_chunk=sys.maxsize if self._most_normalised else self._max_chunk,
                         rank=len(self._workers),
                         replicas=self._replicas,
@@ -119,7 +121,7 @@ class Network:
     ) -> Generator[Array, None, None]:
         """Take a step on each batch and yield its mean loss before that step, in chunks of steps.
 
-        images (N, 28, 28), float; labels (N,), int, 0-9; batches (steps, batch_size), int, indices
+        images (N, 28, 28), float; labels (N,), int; batches (steps, batch_size), int, indices
         of images; mask_seeds (steps,), int. Between chunks the weights are complete, and may be
         read but not changed.
 
@@ -134,7 +136,12 @@ class Network:
                 self._loop = None
                 loop.close()  # which ends its workers
             loop = _run_training_loop(
-                self._new_group(), self._workers, images, capacity, reject=self._reject
+                self._new_group(),
+                self._workers,
+                images,
+                capacity,
+                classes=self._classes,
+                reject=self._reject,
             )
             next(loop)
             self._loop, self._trained_images, self._capacity = loop, images, capacity
@@ -151,7 +158,7 @@ class Network:
     def loss_and_gradients(self, images: Array, labels: Array) -> tuple[float, Weights]:
         """Return the mean loss of a batch and its gradient for each parameter, canonical."""
         group = self._new_group()
-        logits = shared_array((CLASSES, len(images)), self._dtype)
+        logits = shared_array((self._classes, len(images)), self._dtype)
         targets = self._workers[0].scaled_targets(labels, batch_size=len(labels))
 
         @_without_warnings
@@ -170,8 +177,8 @@ class Network:
         return loss, {name: np.sum([term[name] for term in terms], axis=0) for name in terms[0]}
 
     def logits(self, images: Array) -> Array:
-        """Return logits (N, 10), in the weights' dtype, for images (N, 28, 28), any N >= 0."""
-        logits = shared_array((CLASSES, len(images)), self._dtype)
+        """Return logits (N, classes), in the weights' dtype, for images (N, 28, 28), any N >= 0."""
+        logits = shared_array((self._classes, len(images)), self._dtype)
         chunks = even_slices(len(images), math.ceil(len(images) / self._max_chunk))
         group = WorkerGroup(max(1, min(len(self._workers), len(chunks) // MIN_CHUNKS)))
 
@@ -187,7 +194,7 @@ class Network:
         return np.ascontiguousarray(logits.T)
 
     def _new_group(self) -> WorkerGroup:
-        capacity = max(self._max_chunk * CLASSES, 2 * self._most_normalised)
+        capacity = max(self._max_chunk * self._classes, 2 * self._most_normalised)
         return WorkerGroup(len(self._workers), capacity=capacity, dtype=self._dtype)
 
 
@@ -257,7 +264,7 @@ class _SharedChunk:
 
     @classmethod
     def allocate(
-        cls, images: Array, capacity: int, dtype: DTypeLike, *, reject: bool
+        cls, images: Array, capacity: int, dtype: DTypeLike, *, classes: int, reject: bool
     ) -> _SharedChunk:
         """Return shared arrays for at most ``capacity`` images of ``images``."""
         indices, labels = shared_array((2, capacity), np.int64)
@@ -268,8 +275,8 @@ class _SharedChunk:
             learning_rates=shared_array((capacity,), np.float64),
             mask_seeds=shared_array((capacity,), np.int64),
             gathered=shared_array((capacity, *images.shape[1:]), images.dtype),
-            logits=shared_array((CLASSES, capacity), dtype),
-            targets=shared_array((CLASSES + reject, capacity), dtype),
+            logits=shared_array((classes, capacity), dtype),
+            targets=shared_array((classes + reject, capacity), dtype),
             losses=shared_array((capacity,), dtype),
         )
 
@@ -292,7 +299,13 @@ class _SharedChunk:
 
 
 def _run_training_loop(
-    group: WorkerGroup, workers: Sequence[Worker], images: Array, capacity: int, *, reject: bool
+    group: WorkerGroup,
+    workers: Sequence[Worker],
+    images: Array,
+    capacity: int,
+    *,
+    classes: int,
+    reject: bool,
 ) -> _TrainingLoop:
     """Take a step on each batch that is sent, of at most ``capacity`` images per chunk.
 
@@ -300,7 +313,7 @@ def _run_training_loop(
     workers that are threads would reference the network, and so keep themselves alive.
     """
     dtype = workers[0].gradients.vector.dtype
-    chunk = _SharedChunk.allocate(images, capacity, dtype, reject=reject)
+    chunk = _SharedChunk.allocate(images, capacity, dtype, classes=classes, reject=reject)
 
     def worker_loop(rank: int) -> None:
         while True:
@@ -345,7 +358,7 @@ def _take_steps(
     worker.make_first_current(current=steps % 2)
     group.barrier(rank)  # now all logits are complete
     logits = chunk.logits[:, own]
-    if len(chunk.targets) > CLASSES:
+    if len(chunk.targets) > len(chunk.logits):
         logits = with_no_digit(logits)
     chunk.losses[own] = cross_entropy(logits, chunk.labels[own])
     group.barrier(rank)

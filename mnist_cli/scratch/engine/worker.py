@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from mnist_cli.arrays import CLASSES, Array
+from mnist_cli.arrays import Array
 from mnist_cli.scratch.engine.general import (
     STATISTICS_MOMENTUM,
     BatchNorm,
@@ -52,11 +52,11 @@ class Model(Protocol):
     stateful: Sequence[BatchNorm | Dropout]
 
     def forward(self, images: Array) -> Array:
-        """Return logits (10, n) of images (n, 28, 28), valid until the next call."""
+        """Return logits (classes, n) of images (n, 28, 28), valid until the next call."""
         ...
 
     def backward(self, gradient: Array) -> None:
-        """Compute the weights' gradients, given that of the logits, (10, n)."""
+        """Compute the weights' gradients, given that of the logits, (classes, n)."""
         ...
 
     def share_buffers(self, other: Any) -> None:
@@ -148,6 +148,7 @@ class Worker:
         self,
         buffers: Sequence[StateBuffer],
         *,
+        classes: int,
         max_chunk: int,
         rank: int,
         replicas: int,
@@ -161,7 +162,7 @@ class Worker:
         self._draw_masks = draw_masks
         first, second = buffers
         self._products = list(first.update_products(second)), list(second.update_products(first))
-        self._label_smoothing, self._reject = label_smoothing, reject
+        self._classes, self._label_smoothing, self._reject = classes, label_smoothing, reject
         self._rank, self._replicas = rank, replicas
         self._momentum, self._weight_decay = momentum, weight_decay
 
@@ -171,15 +172,16 @@ class Worker:
         return self._buffers[0].gradients
 
     def logits(self, images: Array) -> Array:
-        """Return logits (10, n) for one chunk of images (n, 28, 28), valid until the next call."""
+        """Return logits (classes, n) for a chunk of images (n, 28, 28), until the next call."""
         model = self._buffers[0].model
         begin(model, None)
         return model.forward(images)
 
     def scaled_targets(self, labels: Array, *, batch_size: int) -> Array:
-        """Return `loss.scaled_targets` (10, n) of labels (n,), for `backpropagate`."""
+        """Return `loss.scaled_targets` of labels (n,), for `backpropagate`."""
         return scaled_targets(
             labels,
+            classes=self._classes,
             batch_size=batch_size,
             label_smoothing=self._label_smoothing,
             reject=self._reject,
@@ -212,8 +214,8 @@ class Worker:
     ) -> None:
         """Compute this worker's part of a batch's gradients into a buffer, and of its ``logits``.
 
-        All workers call it for the same whole batch: images (n, 28, 28), `scaled_targets` (10, n),
-        or (11, n) with ``reject``. Together they fill logits (10, n). ``mask_seed`` is that of the
+        All workers call it for the same whole batch: images (n, 28, 28) and their
+        `scaled_targets`. Together they fill logits (classes, n). ``mask_seed`` is that of the
         step's dropout masks.
         """
         model, gradients = self._buffers[buffer].model, self._buffers[buffer].gradients
@@ -244,7 +246,7 @@ class Worker:
             if self._reject:
                 outputs = with_no_digit(outputs)
             gradient = cross_entropy_gradient(outputs, targets[:, chunk], batch_size=batch_size)
-            model.backward(gradient[:CLASSES])
+            model.backward(gradient[: self._classes])
             if earlier is not None:
                 gradients.vector += earlier
             if chunk.stop < len(images):  # the next chunk overwrites the gradients
