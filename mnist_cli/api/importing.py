@@ -146,7 +146,7 @@ def _read_graph(
     from mnist_cli import adapters
     from mnist_cli.export.formats import require_onnx
     from mnist_cli.importing import reading
-    from mnist_cli.importing.flow import Network, cannot
+    from mnist_cli.importing.flow import Network
 
     if kind == reading.ONNX:
         require_onnx()
@@ -155,9 +155,9 @@ def _read_graph(
     result, weights = _run(source, kind, data, pixels=pixels, threads=threads)
     classes = result["classes"]
     if classes != len(data.class_names):
-        cannot(
-            f"it gives {classes} values of an image, not {len(data.class_names)}, the classes of "
-            f"{data.name}; --dataset names another data set"
+        raise CheckpointError(
+            f"{source} gives {classes} values of an image, not {len(data.class_names)}, the "
+            f"classes of {data.name}. Name the data set that it was made for with --dataset."
         )
     network = Network(result["line"], weights, ending=result["ending"], classes=classes)
     outputs = np.array(result["outputs"])

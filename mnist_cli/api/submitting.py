@@ -43,7 +43,7 @@ def submit(
     from mnist_cli.errors import DataError
     from mnist_cli.prediction import Model
     from mnist_cli.records import replacing
-    from mnist_cli.reporting.console import reading_progress
+    from mnist_cli.reporting.console import reading_progress, stderr
     from mnist_cli.training.calibration import judge
     from mnist_cli.training.checkpoint import model_path
 
@@ -55,7 +55,8 @@ def submit(
             lines = sum(1 for _ in counted)
     except OSError as error:
         raise DataError(f"Cannot read {printable(path)}: {reason(error)}.") from error
-    bar = reading_progress(lines) if progress else nullcontext(lambda *_: None)
+    is_shown = progress and stderr().is_terminal
+    bar = reading_progress(lines) if is_shown else nullcontext(lambda *_: None)
     with (
         bar as advance,
         replacing(written) as temporary,

@@ -72,8 +72,8 @@ def train(
     on from the model's last epoch. ``from_model`` is a finished model to start from: a file, a name
     in the models of ``results_dir``, or ``pretrained``. Then network, label smoothing,
     augmentation and rejection are the model's, the learning rate is `TUNING_RATE`, and MNIST is
-    mixed with the data set; see `data.split.mix`. ``fix_orientation`` turns digits that lie otherwise
-    than MNIST's; see `data.orientation`. ``runner``, ``address`` and ``gpus_per_run`` are
+    mixed with the data set; see `data.split.mix`. ``fix_orientation`` turns digits that lie
+    otherwise than MNIST's; see `data.orientation`. ``runner``, ``address`` and ``gpus_per_run`` are
     as in `compare`: a node of a cluster trains. Raises `UsageError` for a wrong argument,
     `CheckpointError`, `DataError`, `FrameworkError` or `DivergedError` if the run fails.
     """

@@ -35,5 +35,8 @@ def data(
     if as_json:
         print_json({**summary.to_json(), "chart": str(chart)})
         return
-    console.stdout().print(console.data_table(summary.to_json()))
+    out = console.stdout()
+    out.print(console.data_table(summary.to_json()))
+    for line in console.data_lines(summary.to_json()):
+        out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
     say_written(chart)

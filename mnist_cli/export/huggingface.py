@@ -19,7 +19,7 @@ _CARD = """\
 ---
 library_name: pytorch
 pipeline_tag: image-classification
-tags: [mnist, digits, safetensors]
+tags: [mnist, {kind}, safetensors]
 datasets: [{dataset_id}]
 metrics: [accuracy]
 model-index:
@@ -118,6 +118,7 @@ def _card(checkpoint: Checkpoint) -> str:
     return _CARD.format(
         name=checkpoint.spec.arch,
         task=_task(checkpoint),
+        kind="digits" if checkpoint.class_names == DIGITS else "classes",
         title=model_name(checkpoint.framework, checkpoint.spec.arch, checkpoint.spec.activation),
         dataset=dataset_name(checkpoint.dataset),
         dataset_id=checkpoint.dataset if checkpoint.dataset.isidentifier() else "other",
@@ -139,4 +140,4 @@ def _task(checkpoint: Checkpoint) -> str:
     if checkpoint.class_names == DIGITS:
         return "Reads one handwritten digit"
     names = checkpoint.class_names
-    return f"Tells {len(names)} classes apart ({', '.join(names)}) in images"
+    return f"Tells {len(names)} classes apart, {names[0]} to {names[-1]}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_cli.arrays import Array
-from mnist_cli.names import network_name
+from mnist_cli.names import DIGITS, network_name
 from mnist_cli.networks.spec import (
     EPSILON,
     STATISTICS_MOMENTUM,
@@ -35,7 +35,7 @@ from mnist_cli.training.checkpoint import Checkpoint
 
 WEIGHTS, CODE = "model.safetensors", "model.py"
 _TEMPLATE = '''\
-"""{title} for handwritten digits: {line}
+"""{title} for {subject}: {line}
 
     logits = load()(normalise(images))  # images (N, 28, 28), 0-255, ink high
 """
@@ -110,7 +110,9 @@ def _code(checkpoint: Checkpoint) -> str:
         for layer, shape in leaves(layers(spec))
         if isinstance(layer, (Conv, Dense, BatchNorm))
     ]
+    names = checkpoint.class_names
     return _TEMPLATE.format(
+        subject="handwritten digits" if names == DIGITS else f"{len(names)} classes",
         title=network_name(spec.arch, spec.activation),
         line=spec.line,
         mean=checkpoint.pixel_mean,

@@ -293,31 +293,28 @@ def evaluation_table(report: Mapping[str, Any]) -> Table:
 
 
 def data_table(summary: Mapping[str, Any]) -> Table:
-    """Return the table of `mnist data`, one row per class, and what else is in a data set."""
-    images = f"{summary['training_images']:,} training and {summary['test_images']:,} test images"
-    table = _table(
-        f"{dataset_name(summary['dataset'])}: {images}, {len(summary['classes'])} classes",
-        ("class", "training", "test"),
-    )
+    """Return the table of `mnist data`, one row per class."""
+    table = _table("", ("class", "training", "test"))
     for each in summary["classes"]:
         table.add_row(Text(each["name"]), f"{each['training']:,}", f"{each['test']:,}")
-    same = summary["duplicates"]
-    other = same["with_other_label"]
-    lies = summary["orientation"]
-    table.caption = (
-        f"Pixels, 0-1: mean {summary['pixel_mean']:.4f}, standard deviation "
-        f"{summary['pixel_std']:.4f}.\n"
-        f"Equal images: {same['training']:,} within training, {same['between']:,} test images that "
-        f"are training images too{f'; {other:,} with another label' * bool(other)}.\n"
-        "Orientation: "
-        + (
-            "not compared: these are no digits, or too few."
-            if lies is None
-            else f"{lies}, compared with MNIST's."
-            + " Give --fix-orientation to turn them." * (lies != "upright")
-        )
-    )
     return table
+
+
+def data_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return in sentences what is in a data set."""
+    same, lies = summary["duplicates"], summary["orientation"]
+    other = f"; {same['with_other_label']:,} with another label" * bool(same["with_other_label"])
+    turn = "" if lies == "upright" else " Give --fix-orientation to turn them."
+    return [
+        f"{dataset_name(summary['dataset'])}: {summary['training_images']:,} training and "
+        f"{summary['test_images']:,} test images of {len(summary['classes'])} classes.",
+        f"Pixels, 0-1: mean {summary['pixel_mean']:.4f}, deviation {summary['pixel_std']:.4f}.",
+        f"Equal images: {same['training']:,} within training, {same['between']:,} of the test are "
+        f"in training too{other}.",
+        "Digits lie: not compared, these are none or too few."
+        if lies is None
+        else f"Digits look {lies}, compared with MNIST's.{turn}",
+    ]
 
 
 def evaluations_table(reports: Sequence[Mapping[str, Any]]) -> Table:

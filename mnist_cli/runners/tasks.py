@@ -210,7 +210,8 @@ def _as_started_from(job: TrainJob, dataset: Dataset) -> Dataset:
     if not job.started_from:
         return dataset
     origin = checkpoint.load(Path(job.local(job.started_from)))
-    require_same_classes(job.started_from, origin.class_names, origin.dataset, dataset)
+    name = Path(job.started_from).stem
+    require_same_classes(name, origin.class_names, origin.dataset, dataset)
     return replace(dataset, class_names=origin.class_names)
 
 

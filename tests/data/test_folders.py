@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dataset_checks import loading_error
 from idx_files import mnist, write_dataset
+from letter_samples import drawn_letter
 from PIL import Image
 
 from mnist_cli.data.registry import load_dataset
@@ -152,3 +153,65 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "own", each=2)
     (folder / "6" / "01.png").write_bytes(b"")
     assert "6/01.png: the file is empty" in loading_error(folder)
+
+
+# --- Other names than digits -------------------------------------------------------------------
+
+
+def write_letter_pictures(folder: Path, names: tuple[str, ...], *, each: int) -> Path:
+    """Write pictures of letters, dark on light and enlarged, into a folder for each name."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            page = Image.fromarray(255 - drawn_letter(name[0], rng)).resize((84, 84))
+            page.save(folder / name / f"{number:02}.png")
+    return folder
+
+
+def test_folders_of_other_names_are_classes_in_the_order_of_the_alphabet(tmp_path: Path) -> None:
+    folder = write_letter_pictures(tmp_path / "own", ("x", "a", "k"), each=7)
+    data = load_dataset(str(folder))
+    assert data.class_names == ("a", "k", "x")
+    assert np.bincount(data.train_labels).tolist() == [6] * 3
+    assert np.bincount(data.test_labels).tolist() == [1] * 3
+    expected = prepare(folder / "k" / "00.png", single=True)[0].image
+    np.testing.assert_array_equal(data.train_images[6], expected)
+    assert not data.shows_digits
+
+
+def test_folders_of_numbers_beyond_9_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    names = tuple(map(str, (*range(12), 100)))
+    data = load_dataset(str(write_letter_pictures(tmp_path / "own", names, each=2)))
+    assert data.class_names == names
+
+
+def test_named_classes_below_train_and_test_must_be_in_both(tmp_path: Path) -> None:
+    write_letter_pictures(tmp_path / "own" / "train", ("cat", "dog"), each=2)
+    write_letter_pictures(tmp_path / "own" / "test", ("cat", "dog"), each=1)
+    data = load_dataset(str(tmp_path / "own"))
+    assert (data.class_names, len(data.train_labels), len(data.test_labels)) == (
+        ("cat", "dog"),
+        4,
+        2,
+    )
+    write_letter_pictures(tmp_path / "own" / "test", ("bird",), each=1)
+    message = loading_error(tmp_path / "own")
+    assert "has no pictures of bird; expected 3 folders with at least 1 picture in each" in message
+    assert "Add pictures of this class." in message
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "has 1 class;"), (300, "has 300 classes;")])
+def test_too_few_or_too_many_folders_are_refused(tmp_path: Path, count: int, said: str) -> None:
+    folder = tmp_path / "own"
+    for number in range(count):
+        (folder / f"class{number}").mkdir(parents=True)
+        (folder / f"class{number}" / "a.png").write_bytes(b"")
+    message = loading_error(folder)
+    assert said in message
+    assert "expected 2 to 256" in message
+
+
+def test_a_folder_without_any_pictures_is_none_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "own" / "notes").mkdir(parents=True)
+    assert "No training images" in loading_error(tmp_path / "own")

@@ -241,7 +241,7 @@ def test_the_command_imports_and_evaluates(
         ("erf-gelu.keras", "the activation gelu by the error function"),
         ("elu.keras", "the activation elu"),
         ("overlapping.keras", r"windows of \(3, 3\) a stride of \(2, 2\)"),
-        ("classes.keras", "it gives 7 values of an image, not 10"),
+        ("classes.keras", "gives 7 values of an image, not 10"),
         ("recurrent.keras", "the layer LSTM"),
         ("colour.keras", "expected an input of 28x28 pixels, not 32x32x3"),
         ("only.weights.h5", "has weights and no network"),

@@ -31,8 +31,9 @@ def draw(matrix: ArrayLike, path: Path, *, title: str, class_names: Sequence[str
     panel.set_facecolor("#E9ECEF")  # shows through on the diagonal
     panel.imshow(errors, cmap="Oranges", vmin=0, vmax=highest * 1.25)
     points = max(_LEAST_POINTS, min(_POINTS, _POINTS * 17 / classes))
-    for (true, predicted), count in np.ndenumerate(counts):
-        if (not count and classes > _FEW) or classes > _MOST_WRITTEN:
+    written = counts if classes <= _MOST_WRITTEN else counts[:0]
+    for (true, predicted), count in np.ndenumerate(written):
+        if not count and classes > _FEW:
             continue
         is_error = bool(count) and true != predicted
         is_dark = is_error and count > 0.75 * highest

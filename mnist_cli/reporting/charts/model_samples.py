@@ -84,7 +84,8 @@ def draw(
             right = digit == true[index]
             fill = RIGHT_FILL if right else WRONG
             panel.barh(row, 0.92, left=column - 0.46, height=0.84, color=fill)
-            text = f"✓ {names[digit]}" if right else f"✗ {names[digit]}"
+            between = "\n" if size else " "
+            text = f"{'✓' if right else '✗'}{between}{names[digit]}"
             _draw_prediction(panel, column, row, text, color=RIGHT if right else "white", **size)
         _draw_prediction(panel, column, last, f"{index}", color=INK, fontsize=FONT_POINTS)
     label_rows(panel, cells, [f"{len(run.test_errors):,} wrong" for run in runs])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 GRID_SAMPLES = 40
 GRID_COLUMNS = 8
+_WIDE_POINTS = 9.0  # of names of several letters
 
 
 def draw(
@@ -41,7 +42,10 @@ def draw(
     chosen = choose_samples(true, predicted, confidence, GRID_SAMPLES)
     rows = max(math.ceil(len(chosen) / GRID_COLUMNS), 1)
     wrong = int(np.count_nonzero(true != predicted))
-    figure = new_figure(1.2 + 1.5 * rows, f"{title}: {wrong_of(wrong, len(true))}")
+    is_wide = max(map(len, names)) > 2
+    figure = new_figure(
+        1.2 + (1.65 if is_wide else 1.5) * rows, f"{title}: {wrong_of(wrong, len(true))}"
+    )
     panels = figure.subplots(rows, GRID_COLUMNS, squeeze=False).ravel()
     for panel in panels[len(chosen) :]:
         panel.set_axis_off()
@@ -53,11 +57,11 @@ def draw(
         panel.spines[:].set_color(color)
         panel.spines[:].set_linewidth(1.5 if right else 3)
         own, other = names[true[index]], names[predicted[index]]
-        text = f"✓ {own}" if right else f"✗ {own} → {other}"
-        between = "\n" if max(len(own), len(other)) > 2 else " "
+        share, between = percentage(confidence[index]), "\n" if is_wide else " "
+        text = f"✓ {own},{between}{share}" if right else f"✗ {own}{between}→ {other}, {share}"
         panel.set_title(
-            f"{text},{between}{percentage(confidence[index])}",
-            fontsize=FONT_POINTS,
+            text,
+            fontsize=_WIDE_POINTS if is_wide else FONT_POINTS,
             color=color,
             pad=5,
             parse_math=False,

@@ -152,7 +152,19 @@ def _probabilities(panel: Axes, digit: Digit) -> None:
     colors[digit.digit] = RIGHT if digit.sure else WRONG
     panel.bar(range(classes), digit.probabilities, color=colors)
     panel.set(xlim=(-0.6, classes - 0.4), ylim=(0, 1), yticks=[])
-    named = [other for other, share in digit.top() if share >= 0.05]
+    named = _apart([other for other, share in digit.top() if share >= 0.05], digit)
     panel.set_xticks(named, [shortened(digit.class_names[other]) for other in named])
     panel.tick_params(labelsize=FONT_POINTS, labelcolor=INK, length=0)
     panel.spines[["top", "left", "right"]].set_visible(False)
+
+
+def _apart(classes: Sequence[int], digit: Digit) -> list[int]:
+    """Return those of some classes, likeliest first, whose names do not meet below the bars."""
+    count = len(digit.class_names)
+    widest = max(map(len, digit.class_names))
+    gap = 1 if count <= 10 and widest == 1 else count if widest > 2 else count // 8
+    kept: list[int] = []
+    for each in classes:
+        if all(abs(each - other) >= gap for other in kept):
+            kept.append(each)
+    return kept
