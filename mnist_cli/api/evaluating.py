@@ -52,7 +52,9 @@ def evaluate_all(
     from mnist_cli.training import evaluation
 
     folder = results_folder(results_dir)
-    loaded, test = _open(models, folder, dataset, threads, fix_orientation, progress)
+    loaded, test = _open(
+        models, folder, dataset, threads, fix_orientation=fix_orientation, progress=progress
+    )
     probabilities = []
     evaluations = []
     with _progress(len(loaded), is_shown=progress) as advance:
@@ -103,7 +105,9 @@ def measure_robustness(
         require_range("limit", limit, 1, 10**9)
     require_range("seed", seed, 0, 2**32 - 1)
     folder = results_folder(results_dir)
-    loaded, test = _open(models, folder, dataset, threads, fix_orientation, progress)
+    loaded, test = _open(
+        models, folder, dataset, threads, fix_orientation=fix_orientation, progress=progress
+    )
     with _progress(len(loaded) * robustness.SETS, is_shown=progress) as advance:
         measured = robustness.measure(
             loaded,
@@ -125,12 +129,13 @@ def _open(
     folder: Path | None,
     dataset: PathLike,
     threads: int | None,
+    *,
     fix_orientation: bool,
     progress: bool,
 ) -> tuple[dict[str, Model], Dataset]:
     """Return the models by name, and the data set; raise before anything takes long."""
     from mnist_cli.data.orientation import checked
-    from mnist_cli.data.registry import load_dataset, require_same_classes
+    from mnist_cli.data.registry import fetch, load_dataset, require_same_classes
     from mnist_cli.prediction import Model
     from mnist_cli.reporting.console import stderr
     from mnist_cli.training.checkpoint import model_path
@@ -155,7 +160,10 @@ def _open(
         if progress:
             stderr().print(text, markup=False, highlight=False, soft_wrap=True)
 
-    test = checked(load_dataset(os.fspath(dataset)), fix=fix_orientation, say=say)
+    name_or_path = os.fspath(dataset)
+    with stderr().status(f"reading {name_or_path}") if progress else nullcontext() as status:
+        fetch(name_or_path, status.update if status is not None else lambda _: None)
+        test = checked(load_dataset(name_or_path), fix=fix_orientation, say=say)
     for name, model in loaded.items():
         made = model.checkpoint
         require_same_classes(name, made.class_names, made.dataset, test)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,9 +232,8 @@ def evaluate(
 
     ``model`` is a file, or a name such as ``torch-cnn`` in the models of ``results_dir``, by
     default ``results``. ``framework`` is by default the one that trained it. ``fix_orientation`` is
-    as in `train`. With ``results_dir``
-    two charts are written there: the confusion matrix, and sample predictions. Raises
-    `CheckpointError` for a bad model, `UsageError` and `DataError`.
+    as in `train`. With ``results_dir`` two charts are written there: the confusion matrix, and
+    sample predictions. Raises `CheckpointError` for a bad model, `UsageError` and `DataError`.
     """
     from mnist_cli import adapters
     from mnist_cli.names import framework_name
@@ -261,14 +260,14 @@ def evaluate(
         require_writable(folder)
     text = f"{framework_name(job.framework)} evaluates {path}"
 
-    def on_event(event: dict[str, Any]) -> None:
-        if progress and event["event"] == "note":
-            console.stderr().print(event["text"], markup=False, highlight=False, soft_wrap=True)
+    with console.stderr().status(text) if progress else nullcontext() as status:
 
-    status: AbstractContextManager[Any] = nullcontext()
-    if progress:
-        status = console.stderr().status(text)
-    with status:
+        def on_event(event: dict[str, Any]) -> None:
+            if status is not None and event["event"] == "phase":
+                status.update(event["name"])
+            elif status is not None and event["event"] == "note":
+                status.console.print(event["text"], markup=False, soft_wrap=True)
+
         evaluation = Evaluation(**process.run(job, on_event))
         if folder is not None:
             draw_evaluation(

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from mnist_cli.data.orientation import checked
-from mnist_cli.data.registry import load_dataset
+from mnist_cli.data.registry import fetch, load_dataset
 from mnist_cli.data.split import training_count
 from mnist_cli.errors import DivergedError, FrameworkError, OutputError, RecordError
 from mnist_cli.experiments.document import build_document, load_document, records_of
@@ -79,7 +79,7 @@ def run_jobs(
     Raises `RecordError` if the experiment to resume had other ``settings``, and `OutputError` if
     another experiment is running in the folder.
     """
-    data_sha256 = _require_possible(jobs)
+    data_sha256 = _require_possible(jobs, observer)
     if runner is None:
         runner = process.ProcessRunner(
             functools.partial(_run_quietly, observer=observer, timeout_seconds=timeout_seconds)
@@ -215,12 +215,20 @@ def _run_quietly(
     return run_quietly(execute, observer, uses_gpu=job.device != "cpu").to_json()
 
 
-def _require_possible(jobs: Sequence[TrainJob]) -> str:
+def _require_possible(jobs: Sequence[TrainJob], observer: Observer) -> str:
     """Raise early what would make a later run fail: bad data, limit, or too large a batch.
 
-    Returns the SHA-256 of the data set.
+    Returns the SHA-256 of the data set, which is fetched first.
     """
     largest = max(jobs, key=lambda job: job.config.batch_size)
+    said: list[str] = []
+
+    def say_once(text: str) -> None:
+        if not said:
+            said.append(text)
+            observer.note(text)
+
+    fetch(largest.dataset, say_once)
     dataset = load_dataset(largest.dataset)
     if largest.fix_orientation:
         dataset = checked(dataset, fix=True, say=lambda _: None)

@@ -270,12 +270,13 @@ def evaluate(job: EvaluateJob, emit: OnEvent) -> dict[str, Any]:
     from pathlib import Path
 
     from mnist_cli.data.orientation import checked
-    from mnist_cli.data.registry import load_dataset, require_same_classes
+    from mnist_cli.data.registry import fetch, load_dataset, require_same_classes
     from mnist_cli.training import checkpoint, evaluation
 
     def note(text: str) -> None:
         emit({"event": "note", "text": text})
 
+    fetch(job.dataset, lambda text: emit({"event": "phase", "name": text}))
     dataset = checked(load_dataset(job.dataset), fix=job.fix_orientation, say=note)
     model = checkpoint.load(Path(job.checkpoint))
     require_same_classes(Path(job.checkpoint).stem, model.class_names, model.dataset, dataset)

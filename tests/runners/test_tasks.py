@@ -209,7 +209,7 @@ def test_data_are_fetched_where_an_interruption_ends_it(
 ) -> None:
     fetched = []
 
-    def fetch(name: str) -> None:
+    def fetch(name: str, say: object) -> None:
         fetched.append((name, threading.current_thread()))
 
     monkeypatch.setattr(registry, "fetch", fetch)
