@@ -39,8 +39,7 @@ def evaluate(
         bool,
         typer.Option(
             "--robustness",
-            help="Test on images rotated, shifted, scaled, with noise, blurred, faded, with other "
-            "strokes and partly covered.",
+            help="Test on images rotated, shifted, scaled, noisy, blurred, faded, covered, ...",
         ),
     ] = False,
     limit: Annotated[
@@ -56,8 +55,8 @@ def evaluate(
     as_json: options.AsJson = False,
 ) -> None:
     """Test saved models, in any framework, and draw their errors."""
-    where = {"dataset": dataset, "threads": threads, "results_dir": results_dir}
-    where["fix_orientation"] = fix_orientation
+    where = {"dataset": dataset, "fix_orientation": fix_orientation, "threads": threads}
+    where["results_dir"] = results_dir
     if limit is not None and not robustness:
         raise UsageError("--limit goes with --robustness.")
     if len(models) == 1 and not (ensemble or robustness):

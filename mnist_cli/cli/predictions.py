@@ -75,11 +75,9 @@ def _prediction_lines(name: str, answer: Prediction) -> list[str]:
     if len(tops) == 1:
         return [f"{name}: {answer.text}  ({tops[0]}){note}"]
     # A question mark after each digit that is not sure.
-    is_wide = any(len(name) > 1 for name in answer.digits[0].class_names)
-    text = " / ".join(
-        (" " * is_wide).join(digit.label + "?" * (not digit.sure) for digit in line)
-        for line in answer.lines()
-    )
+    gap = " " * any(len(name) > 1 for name in answer.digits[0].class_names)
+    marked = ([each.label + "?" * (not each.sure) for each in line] for line in answer.lines())
+    text = " / ".join(map(gap.join, marked))
     return [f"{name}: {text}  ({answer.confidence:.1%}){note}", *(f"    {top}" for top in tops)]
 
 

@@ -327,7 +327,7 @@ def test_predicting_uses_the_models_own_normalisation(model: Path, tmp_path: Pat
 
 def test_an_evaluation_is_of_the_whole_test_set(model: Path, small_data: Path) -> None:
     job = EvaluateJob("numpy", str(model), 1, dataset=str(small_data))
-    report = json.loads(json.dumps(tasks.evaluate(job)))
+    report = json.loads(json.dumps(tasks.evaluate(job, lambda _: None)))
     dataset = load_dataset(str(small_data))
     expected = _expected_logits(model, dataset.test_images)
     assert (report["framework"], report["checkpoint"]) == ("numpy", str(model))

@@ -57,10 +57,7 @@ def draw(
     cells = group_by_cell(records)
     runs = [min(cell.runs, key=lambda run: run.seed) for cell in cells]
     true = np.asarray(labels)
-    answers = np.tile(true, (len(runs), 1))
-    for row, run in zip(answers, runs, strict=True):
-        for index, digit in run.test_errors:
-            row[index] = digit
+    answers = _answers(runs, true)
     alike = int((answers == answers[0]).all(axis=0).sum())
     missed = int((answers != true).all(axis=0).sum())
     rows = row_positions(cells)
@@ -100,6 +97,15 @@ def draw(
     panel.tick_params(length=0, labelsize=FONT_POINTS, labelcolor=INK)
     panel.spines[:].set_visible(False)
     save(figure, path, [f"{kind}s with most disagreement first", *facts(runs)])
+
+
+def _answers(runs: Sequence[RunRecord], labels: Array) -> Array:
+    """Return what each run predicts of the test images: (runs, N)."""
+    answers = np.tile(labels, (len(runs), 1))
+    for row, run in zip(answers, runs, strict=True):
+        for index, predicted in run.test_errors:
+            row[index] = predicted
+    return answers
 
 
 def most_disputed(answers: Array, labels: Array, count: int) -> Array:
