@@ -15,6 +15,7 @@ from outcomes import Outcome
 
 import mnist_cli
 from mnist_cli.data.registry import load_dataset
+from mnist_cli.names import class_names
 from mnist_cli.training.checkpoint import PRETRAINED, load, save
 from mnist_cli.training.evaluation import probabilities
 
@@ -99,7 +100,7 @@ def test_robustness_is_written_drawn_and_printed(
         (("good", "absent", "--ensemble"), "No model at", 1),
         (("good", "broken", "--robustness"), "not a whole safetensors file", 1),
         (("good", "good", "--ensemble"), "named twice", 2),
-        (("good", "clothes", "--ensemble"), "clothes tells the classes of fashion-mnist", 2),
+        (("good", "clothes", "--ensemble"), "clothes tells 10 classes (T-shirt, trouser, ", 2),
         (("good", "numpy-mlp", "--framework", "torch"), "Leave --framework", 2),
         (("good", "--robustness", "--ensemble"), "one at a time", 2),
         (("good", "--limit", "3"), "--limit goes with --robustness", 2),
@@ -111,7 +112,9 @@ def test_what_cannot_be_evaluated_is_one_line(
 ) -> None:
     models = results / "models"
     (models / "broken.safetensors").write_bytes(b"no model")
-    save(models / "clothes.safetensors", replace(load(PRETRAINED), dataset="fashion-mnist"))
+    names = class_names("fashion-mnist")
+    clothes = replace(load(PRETRAINED), dataset="fashion-mnist", class_names=names)
+    save(models / "clothes.safetensors", clothes)
     outcome = mnist("evaluate", *arguments, "--results-dir", results)
     assert outcome.exit_code == exit_code
     assert said in outcome.stderr.replace("\n", " ")
