@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from mnist_cli.config import (
     ARCHITECTURES,
@@ -20,6 +20,9 @@ from mnist_cli.config import (
 )
 from mnist_cli.errors import UsageError
 from mnist_cli.machine import available_cores
+
+if TYPE_CHECKING:
+    from mnist_cli.logs.runs import Logs
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 # One name or several; None for all there are.
@@ -156,6 +159,16 @@ def resolve_archs(names: Names, *, activation: str, arch_file: Paths) -> list[Mo
     if activation != "relu" and not any(takes_activation(each.arch) for each in found):
         ModelSpec(found[0].arch, activation, found[0].line)  # raises, and says what to do
     return list(dict.fromkeys(found))
+
+
+def checked_logs(log: Names, log_dir: PathLike | None, folder: Path | None) -> Logs:
+    """Return the logs asked for, by default none; they go beside the results in ``folder``."""
+    from mnist_cli.logs.runs import Logs
+
+    formats = _listed("log", log, ()) if log else []
+    if log_dir is not None and not formats:
+        raise UsageError("log_dir is the folder of logs: give --log too, or leave --log-dir out.")
+    return Logs(formats, Path(log_dir or (folder or Path("results")) / "logs"))
 
 
 def checked_batch_sizes(sizes: Iterable[int]) -> list[int]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_cli.api.arguments import (
     DEFAULTS,
+    Names,
     PathLike,
     Paths,
     checked_device,
+    checked_logs,
     checked_threads,
     checks_arguments,
     resolve_archs,
@@ -25,7 +27,7 @@ from mnist_cli.records import RunRecord, require_writable, write_json
 from mnist_cli.runners.base import EvaluateJob, Runner, TrainJob
 
 if TYPE_CHECKING:
-    from mnist_cli.reporting.console import TrainingProgress
+    from mnist_cli.experiments.run import Observer
     from mnist_cli.training.checkpoint import Checkpoint
     from mnist_cli.training.evaluation import Evaluation
 
@@ -62,6 +64,8 @@ def train(
     address: str | None = None,
     gpus_per_run: int | None = None,
     resume: bool = False,
+    log: Names = None,
+    log_dir: PathLike | None = None,
     progress: bool = True,
 ) -> RunRecord:
     """Train one network, by default a CNN, and return its record.
@@ -71,9 +75,10 @@ def train(
     on from the model's last epoch. ``from_model`` is a finished model to start from: a file, a name
     in the models of ``results_dir``, or ``pretrained``. Then network, label smoothing,
     augmentation and rejection are the model's, the learning rate is `TUNING_RATE`, and MNIST is
-    mixed with the data set; see `data.split.mix`. ``runner``, ``address`` and ``gpus_per_run`` are
-    as in `compare`: a node of a cluster trains. Raises `UsageError` for a wrong argument,
-    `CheckpointError`, `DataError`, `FrameworkError` or `DivergedError` if the run fails.
+    mixed with the data set; see `data.split.mix`. ``runner``, ``address``, ``gpus_per_run``,
+    ``log`` and ``log_dir`` are as in `compare`: a node of a cluster trains. Raises `UsageError`
+    for a wrong argument, `CheckpointError`, `DataError`, `FrameworkError` or `DivergedError` if the
+    run fails.
     """
     from mnist_cli import adapters
     from mnist_cli.names import model_name
@@ -83,6 +88,7 @@ def train(
     place = Place(runner, address, False, gpus_per_run, threads, device)
     framework = adapters.resolve(framework)
     folder = results_folder(results_dir, resume=resume)
+    logs = checked_logs(log, log_dir, folder)
     origin_path, origin = _origin(from_model, folder)
     spec = _network(origin, arch, activation, arch_file)
     if learning_rate is None:
@@ -121,19 +127,23 @@ def train(
     label = model_name(framework, spec.arch, spec.activation)
     with (
         TrainingProgress([1], is_shown=progress) as shown,
+        logs.opened(shown, [job]) as logged,
         place.opened([framework], timeout=None, note=shown.note) as (executor, cores),
     ):
-        result = _executed(replace(job, threads=cores), executor or ProcessRunner(), shown, label)
-    record = RunRecord.from_json(result)
-    if folder is not None:
-        from mnist_cli.reporting.charts import training
+        result = _executed(replace(job, threads=cores), executor or ProcessRunner(), logged, label)
+        record = RunRecord.from_json(result)
+        charts = []
+        if folder is not None:
+            from mnist_cli.reporting.charts import training
 
-        write_json(record_path, result)
-        training.draw(record, chart_path)
+            write_json(record_path, result)
+            training.draw(record, chart_path)
+            charts = [chart_path]
+        logged.finish_run(record, run=0, files=charts)
     return record
 
 
-def _executed(job: TrainJob, runner: Runner, shown: TrainingProgress, label: str) -> dict[str, Any]:
+def _executed(job: TrainJob, runner: Runner, shown: Observer, label: str) -> dict[str, Any]:
     """Return the result of one job, and show its progress."""
 
     def on_event(_: int, event: dict[str, Any]) -> None:
@@ -141,7 +151,7 @@ def _executed(job: TrainJob, runner: Runner, shown: TrainingProgress, label: str
             node = event.get("node")
             shown.start_run(f"{label} on {node}" if node else label, run=0)
         else:
-            shown.on_event(event)
+            shown.on_event(event, run=0)
 
     runner.submit(job)
     return runner.wait(on_event).value()

@@ -11,6 +11,7 @@ import typer
 from mnist_cli import __version__
 from mnist_cli.cli.collect import collect
 from mnist_cli.cli.compare import compare
+from mnist_cli.cli.compare_records import compare_records
 from mnist_cli.cli.draw import draw
 from mnist_cli.cli.evaluate import evaluate
 from mnist_cli.cli.export import export
@@ -20,6 +21,7 @@ from mnist_cli.cli.networks import networks
 from mnist_cli.cli.output import say
 from mnist_cli.cli.predict import predict
 from mnist_cli.cli.report import report
+from mnist_cli.cli.results import results
 from mnist_cli.cli.sweep_batch import sweep_batch
 from mnist_cli.cli.train import train
 from mnist_cli.errors import MnistError
@@ -45,6 +47,8 @@ for command in (
     draw,
     export,
     report,
+    results,
+    compare_records,
     info,
 ):
     app.command()(command)

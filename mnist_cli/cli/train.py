@@ -59,6 +59,8 @@ def train(
     address: options.Address = None,
     gpus_per_run: options.GpusPerRun = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train one network and save its model, record and chart."""
@@ -92,6 +94,8 @@ def train(
         address=address,
         gpus_per_run=gpus_per_run,
         resume=resume,
+        log=log,
+        log_dir=log_dir,
     )
     if as_json:
         print_json(record.to_json())

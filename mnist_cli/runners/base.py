@@ -2,7 +2,7 @@
 
 A job is frozen and JSON-ready, so that it can be sent to another process or machine. While it runs
 it reports events, dictionaries with an ``event`` key: ``started``, ``phase``, ``note``, ``step``
-and ``epoch``.
+and ``epoch``, which has the fields of `records.EpochRecord` and the ``curve`` of `training.loop`.
 """
 
 from __future__ import annotations

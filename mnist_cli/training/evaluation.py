@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,16 @@ def errors(logits: Array, labels: Array) -> tuple[tuple[int, int], ...]:
     predictions = logits.argmax(axis=1)
     wrong = np.flatnonzero(predictions != labels)
     return tuple(zip(wrong.tolist(), predictions[wrong].tolist(), strict=True))
+
+
+def confusion_matrix(labels: Array, errors: Sequence[tuple[int, int]]) -> Array:
+    """Return the confusion matrix (10, 10) of what `errors` returned; rows are ``labels`` (N,)."""
+    predictions = labels.copy()
+    for index, predicted in errors:
+        predictions[index] = predicted
+    matrix = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+    np.add.at(matrix, (labels, predictions), 1)
+    return matrix
 
 
 def probabilities(logits: Array) -> Array:
