@@ -24,6 +24,7 @@ LONG_FUNCTIONS = {
     "api/comparing.py compare": "a keyword for each option of the command, and their documentation",
     "api/comparing.py sweep_batch": "the same",
     "api/training.py train": "a keyword for each option of the command, and their documentation",
+    "cli/compare.py compare": "an argument for each option, handed on one by one",
     "cli/predict.py predict": "an argument for each option, handed on one by one",
     "cli/sweep_batch.py sweep_batch": "the same",
     "cli/train.py train": "an argument for each option, handed on one by one",

@@ -33,4 +33,7 @@ def compare_records(
         out.print(console.machines_table(comparison))
     for line in stored.machines_lines(comparison):
         out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
-    out.print(console.differences_table(comparison["environment"]))
+    if comparison["environment"]:
+        out.print(console.differences_table(comparison["environment"]))
+    else:
+        out.print("The machines differ in nothing recorded.")

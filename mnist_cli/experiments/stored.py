@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_cli.errors import CheckpointError, RecordError
-from mnist_cli.records import SCHEMA_VERSION, RunRecord
+from mnist_cli.records import SCHEMA_VERSION, EpochRecord, RunRecord, throughput
 
 # Folders of what other programs read, with copies of models and records.
 _LEFT_OUT = ("exports", "logs")
@@ -67,7 +67,15 @@ def stored_runs(folder: Path) -> tuple[list[StoredRun], list[str]]:
                 runs.setdefault(run.key, run)
         except (RecordError, CheckpointError) as error:
             problems.append(str(error))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            IndexError,
+            ArithmeticError,
+        ) as error:
             problems.append(f"{path} cannot be read ({type(error).__name__}: {error}).")
     return list(runs.values()), problems
 
@@ -134,7 +142,8 @@ def _read_model(path: Path) -> list[StoredRun]:
     details = read_details(path)
     if "imported_from" in details["versions"]:
         return []
-    last, recipe = details["history"][-1], details["recipe"]
+    recipe = details["recipe"]
+    history = [EpochRecord(**row) for row in details["history"]]
     return [
         StoredRun(
             date=details["versions"].get("date"),
@@ -144,11 +153,11 @@ def _read_model(path: Path) -> list[StoredRun]:
             dataset=details["dataset"],
             batch_size=recipe["batch_size"],
             seed=details["seed"],
-            epochs_done=last["epoch"],
+            epochs_done=len(history),
             epochs=recipe["epochs"],
             test_accuracy=float(details["test_accuracy"]),
-            train_seconds=float(last["train_seconds"]),
-            images_per_second=float(last["images_per_second"]),
+            train_seconds=history[-1].train_seconds,
+            images_per_second=throughput(history),
             **_machine(details["versions"]),
             file=str(path),
         )

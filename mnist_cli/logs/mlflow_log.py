@@ -41,13 +41,13 @@ class Log:
         self._client = MlflowClient(tracking_uri=_tracking_uri(run.root))
         tags = {MLFLOW_SOURCE_NAME: "mnist"}
         if isinstance(run.parent, Log):
-            tags[MLFLOW_PARENT_RUN_ID] = run.parent._id
+            tags[MLFLOW_PARENT_RUN_ID] = run.parent.run_id
         created = self._client.create_run(
             _experiment_id(self._client, run.root), run_name=run.name, tags=tags
         )
-        self._id = created.info.run_id
+        self.run_id: str = created.info.run_id
         params = [Param(name, _short(value)) for name, value in run.settings.items()]
-        self._client.log_batch(self._id, params=params)
+        self._client.log_batch(self.run_id, params=params)
         self._points: list[Point] = []
 
     def add(self, points: Sequence[Point]) -> None:
@@ -67,14 +67,14 @@ class Log:
             for name, value in ending.figures.items()
         ]
         for start in range(0, len(metrics), _MAX_METRICS):
-            self._client.log_batch(self._id, metrics=metrics[start : start + _MAX_METRICS])
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + _MAX_METRICS])
         tags = {**ending.environment, **({"reason": ending.reason} if ending.reason else {})}
         self._client.log_batch(
-            self._id, tags=[RunTag(name, _short(value)) for name, value in tags.items()]
+            self.run_id, tags=[RunTag(name, _short(value)) for name, value in tags.items()]
         )
         for path in ending.files:
-            self._client.log_artifact(self._id, str(path))
-        self._client.set_terminated(self._id, _STATUS[ending.status])
+            self._client.log_artifact(self.run_id, str(path))
+        self._client.set_terminated(self.run_id, _STATUS[ending.status])
 
 
 def _tracking_uri(root: Path) -> str:

@@ -103,9 +103,9 @@ class _Open:
 
     run: Run
     logs: dict[str, RunLog]
+    written_at: float  # by the monotonic clock
     epoch: int = 0
     points: list[Point] = field(default_factory=list)
-    written_at: float = field(default_factory=time.monotonic)
 
 
 class LoggedRuns:
@@ -208,7 +208,7 @@ class LoggedRuns:
         """Begin a log in each format, in a folder of its own."""
         run = Run(self._root, self._root / name, settings)
         if not self._formats:
-            return _Open(run, {})
+            return _Open(run, {}, 0.0)
         number = 1
         while run.folder.exists():
             number += 1
@@ -218,11 +218,11 @@ class LoggedRuns:
             self.note(f"log in: {run.folder}")
         logs = {}
         for each in list(self._formats):
-            parent = self._whole and self._whole.logs.get(each)
+            parent = self._whole.logs.get(each) if self._whole else None
             log = self._attempt(each, FORMATS[each].open, replace(run, parent=parent))
             if log is not None:
                 logs[each] = log
-        return _Open(run, logs)
+        return _Open(run, logs, time.monotonic())
 
     def _write(self, this: _Open) -> None:
         for name, log in this.logs.items():
@@ -244,14 +244,14 @@ class LoggedRuns:
         try:
             result = act(argument)
         except Exception as error:  # whatever a format's library raises must end no training
-            why = " ".join(str(error).split()) or type(error).__name__
+            why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             if name not in self._begun:
                 raise OutputError(
-                    f"The {name} log cannot be begun: {why} Choose another --log-dir, "
+                    f"The {name} log cannot be begun: {why}. Choose another --log-dir, "
                     f"or leave --log {name} out."
                 ) from error
             self._formats.remove(name)
-            self.note(f"Warning: the {name} log ends here, the training does not: {why}")
+            self.note(f"Warning: the {name} log ends here, the training does not: {why}.")
             return None
         self._begun.add(name)
         return result

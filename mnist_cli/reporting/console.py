@@ -380,8 +380,7 @@ def machines_table(comparison: Mapping[str, Any]) -> Table:
 
 def differences_table(differences: Sequence[Mapping[str, str | None]]) -> Table:
     """Return the table of what differs between two machines."""
-    title = "The machines differ in:" if differences else "The machines differ in nothing recorded."
-    table = _table(title, ("", *SIDES) if differences else (), left=3)
+    table = _table("\nThe machines differ in:", ("", *SIDES), left=3)
     for each in differences:
         cells = (each["name"] or "", *(each[side] or "-" for side in SIDES))
         table.add_row(*(Text(cell, overflow="fold") for cell in cells))

@@ -6,7 +6,6 @@ It is the only process that imports a framework.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from mnist_cli.adapters.base import Adapter
     from mnist_cli.arrays import Array
     from mnist_cli.data.dataset import Dataset
-    from mnist_cli.records import EpochRecord
     from mnist_cli.training.checkpoint import Checkpoint
     from mnist_cli.training.loop import TrainingData
 
@@ -101,7 +99,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         train_seconds=last.train_seconds,
         evaluate_seconds=fit.evaluate_seconds,
         wall_seconds=time.perf_counter() - started,
-        images_per_second=_throughput(fit.history),
+        images_per_second=records.throughput(fit.history),
         time_to_accuracy=records.time_to_accuracy(fit.history),
         peak_rss_mib=machine.peak_rss_mib(),
         checkpoint=job.checkpoint,
@@ -223,13 +221,6 @@ def _initial_state(
         note = f"Going on after epoch {len(start.history)} of {job.config.epochs}."
     emit({"event": "note", "text": note})
     return start
-
-
-def _throughput(history: Sequence[EpochRecord]) -> float:
-    """Return images per second over all epochs, of which the last may be incomplete."""
-    ends = [0.0, *(row.train_seconds for row in history)]
-    spans = zip(history, ends, ends[1:], strict=False)  # an epoch, its start, its end
-    return sum(row.images_per_second * (end - start) for row, start, end in spans) / ends[-1]
 
 
 def evaluate(job: EvaluateJob) -> dict[str, Any]:

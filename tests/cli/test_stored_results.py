@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -214,13 +215,13 @@ def test_two_comparisons_are_set_side_by_side(mnist: Mnist, two: tuple[Path, Pat
     assert outcome.exit_code == 0, outcome.stderr
     for said in (
         f"first: {two[0]}, ",
-        "PyTorch    CNN",
         " 0.50",
         "the first takes 0.50x (95% CI",
         "NumPy CNN, NumPy MLP: not compared: only the first has it.",
         "The machines differ in:",
     ):
         assert said in outcome.stdout
+    assert re.search(r"^PyTorch +CNN ", outcome.stdout, re.M)
     document = mnist("compare-records", *two, "--json").document
     _validate(document, "compare-records")
     assert [cell["arch"] for cell in document["cells"]] == ["cnn", "mlp"]
