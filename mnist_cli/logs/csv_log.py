@@ -17,6 +17,7 @@ class Log:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self.place = str(run.folder)
         self._settings = [("setting", *pair) for pair in run.settings.items()]
         self._write_run([("status", "status", "running")])
 

@@ -47,14 +47,16 @@ class Point:
 class Run:
     """A run that begins, or an experiment of several.
 
-    ``root`` is the folder of all logs, ``folder`` the run's own in it, which exists, and ``name``
-    the way from one to the other. ``parent`` is the log of the experiment that it belongs to.
+    ``root`` is the folder of all logs, ``folder`` the run's own in it, which exists if the format
+    asks for one, and ``name`` the way from one to the other. ``parent`` is the log of the
+    experiment that it belongs to.
     """
 
     root: Path
     folder: Path
     settings: Values
     parent: RunLog | None = None
+    is_experiment: bool = False
 
     @property
     def name(self) -> str:
@@ -78,7 +80,12 @@ class Ending:
 
 
 class RunLog(Protocol):
-    """The log of one run, in one format; any exception ends it, and nothing else."""
+    """The log of one run, in one format; any exception ends it, and nothing else.
+
+    ``place`` says where it is.
+    """
+
+    place: str
 
     def add(self, points: Sequence[Point]) -> None:
         """Write points, in the order of their steps."""
@@ -91,11 +98,12 @@ class RunLog(Protocol):
 class Format:
     """One format: its module has a class ``Log``, and needs ``packages`` of an extra of its name.
 
-    ``Log(run)`` is a `RunLog`.
+    ``Log(run)`` is a `RunLog`; ``has_folder`` says that it writes to the folder of the run.
     """
 
     module: str
     packages: tuple[str, ...] = ()
+    has_folder: bool = True
 
     def open(self, run: Run) -> RunLog:
         """Begin the log of a run."""
@@ -106,7 +114,7 @@ class Format:
 FORMATS = {
     "csv": Format("csv_log"),
     "jsonl": Format("jsonl_log"),
-    "mlflow": Format("mlflow_log", ("mlflow", "sqlalchemy", "alembic")),
+    "mlflow": Format("mlflow_log", ("mlflow", "sqlalchemy", "alembic"), has_folder=False),
     "tensorboard": Format("tensorboard_log", ("tensorboard",)),
 }
 

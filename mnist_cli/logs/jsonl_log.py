@@ -14,6 +14,7 @@ class Log:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self.place = str(run.folder)
         self._append([{"event": "start", "name": run.name, "settings": dict(run.settings)}])
 
     def add(self, points: Sequence[Point]) -> None:

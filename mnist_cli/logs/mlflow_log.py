@@ -38,7 +38,8 @@ class Log:
     """One run of the experiment ``mnist``; the runs of a comparison are children of its own."""
 
     def __init__(self, run: Run) -> None:
-        self._client = MlflowClient(tracking_uri=_tracking_uri(run.root))
+        self.place = _tracking_uri(run.root)
+        self._client = MlflowClient(tracking_uri=self.place)
         tags = {MLFLOW_SOURCE_NAME: "mnist"}
         if isinstance(run.parent, Log):
             tags[MLFLOW_PARENT_RUN_ID] = run.parent.run_id

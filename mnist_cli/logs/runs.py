@@ -23,7 +23,7 @@ from mnist_cli.logs.formats import (
     Values,
     require_format,
 )
-from mnist_cli.names import model_name
+from mnist_cli.names import dataset_name, model_name
 from mnist_cli.records import RunRecord, require_writable
 from mnist_cli.runners.base import TrainJob
 
@@ -124,7 +124,7 @@ class LoggedRuns:
 
     def start_experiment(self, name: str, settings: Values) -> None:
         """Begin the log of the whole."""
-        self._whole = self._begin(f"{name}-{self._began}", _flat(settings))
+        self._whole = self._begin(f"{name}-{self._began}", _flat(settings), is_experiment=True)
 
     def start_run(self, label: str, *, run: int | None = None) -> None:
         """Begin the log of a run."""
@@ -204,28 +204,30 @@ class LoggedRuns:
             self._end(self._whole, ending)
             self._whole = None
 
-    def _begin(self, name: str, settings: Values) -> _Open:
+    def _begin(self, name: str, settings: Values, *, is_experiment: bool = False) -> _Open:
         """Begin a log in each format, in a folder of its own."""
-        run = Run(self._root, self._root / name, settings)
+        run = Run(self._root, self._root / name, settings, is_experiment=is_experiment)
         if not self._formats:
             return _Open(run, {}, 0.0)
         number = 1
         while run.folder.exists():
             number += 1
             run = replace(run, folder=self._root / f"{name}-{number}")
-        run.folder.mkdir(parents=True)
-        if self._whole is None:
-            self.note(f"log in: {run.folder}")
+        if any(FORMATS[each].has_folder for each in self._formats):
+            run.folder.mkdir(parents=True)
         logs = {}
         for each in list(self._formats):
             parent = self._whole.logs.get(each) if self._whole else None
             log = self._attempt(each, FORMATS[each].open, replace(run, parent=parent))
             if log is not None:
                 logs[each] = log
+        if self._whole is None:
+            for place in dict.fromkeys(log.place for log in logs.values()):
+                self.note(f"log in: {place}")
         return _Open(run, logs, time.monotonic())
 
     def _write(self, this: _Open) -> None:
-        for name, log in this.logs.items():
+        for name, log in this.logs.items() if this.points else ():
             self._attempt(name, log.add, this.points)
         this.points, this.written_at = [], time.monotonic()
 
@@ -267,7 +269,8 @@ class LoggedRuns:
             return []
         matrix = evaluation.confusion_matrix(dataset.test_labels, record.test_errors)
         path = folder / "confusion.png"
-        title = model_name(record.framework, record.arch, record.activation)
+        name = model_name(record.framework, record.arch, record.activation)
+        title = f"{name} on {dataset_name(record.dataset)}"
         try:
             confusion.draw(matrix, path, title=title)
         except MnistError as error:

@@ -33,20 +33,19 @@ class Log:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self.place = str(run.folder)
         self._step = 0
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         self._writer = RecordWriter((run.folder / name).open("wb"))
         self._write(Event(file_version="brain.Event:2"))
-        start = plugin_data_pb2.SessionStartInfo(
-            hparams={name: _hparam(value) for name, value in run.settings.items()},
-            start_time_secs=time.time(),
-        )
-        self._write_values(
-            [
-                _hparams_value(hparams.SESSION_START_INFO_TAG, session_start_info=start),
-                _text("settings", _table(run.settings)),
-            ]
-        )
+        values = [_text("settings", _table(run.settings))]
+        if not run.is_experiment:  # whose settings are not those of one session
+            start = plugin_data_pb2.SessionStartInfo(
+                hparams={name: _hparam(value) for name, value in run.settings.items()},
+                start_time_secs=time.time(),
+            )
+            values.append(_hparams(hparams.SESSION_START_INFO_TAG, session_start_info=start))
+        self._write_values(values)
 
     def add(self, points: Sequence[Point]) -> None:
         """Write an event per point, a scalar per figure."""
@@ -57,19 +56,20 @@ class Log:
     def end(self, ending: Ending) -> None:
         """Write figures, texts and pictures; copy what is no picture beside the event file."""
         status = f"{ending.status}: {ending.reason}" if ending.reason else ending.status
-        end = plugin_data_pb2.SessionEndInfo(
-            status=_STATUS.get(ending.status, api_pb2.STATUS_FAILURE), end_time_secs=time.time()
-        )
         pictures = [path for path in ending.files if path.suffix == ".png"]
-        self._write_values(
-            [
-                *_scalars({f"final/{name}": value for name, value in ending.figures.items()}),
-                _text("status", status),
-                _text("environment", _table(ending.environment)),
-                *map(_picture, pictures),
-                _hparams_value(hparams.SESSION_END_INFO_TAG, session_end_info=end),
-            ]
-        )
+        values = [
+            *_scalars({f"final/{name}": value for name, value in ending.figures.items()}),
+            _text("status", status),
+            _text("environment", _table(ending.environment)),
+            *map(_picture, pictures),
+        ]
+        if not self._run.is_experiment:
+            end = plugin_data_pb2.SessionEndInfo(
+                status=_STATUS.get(ending.status, api_pb2.STATUS_FAILURE),
+                end_time_secs=time.time(),
+            )
+            values.append(_hparams(hparams.SESSION_END_INFO_TAG, session_end_info=end))
+        self._write_values(values)
         self._writer.close()
         copy_into(self._run.folder, [path for path in ending.files if path not in pictures])
 
@@ -118,6 +118,6 @@ def _hparam(value: object) -> Value:
     return Value(string_value=str(value))
 
 
-def _hparams_value(tag: str, **content: object) -> Summary.Value:
+def _hparams(tag: str, **content: object) -> Summary.Value:
     metadata = hparams.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
     return Summary.Value(tag=tag, metadata=metadata, tensor=hparams.NULL_TENSOR)

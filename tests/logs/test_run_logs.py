@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +56,27 @@ def test_a_run_that_crashes_keeps_its_points_and_says_why(
     assert "the fake framework broke" in lines[-1]["reason"]
     facts = (tmp_path / "results" / "logs" / name / "run.csv").read_text()
     assert "status,status,failed\n" in facts.replace("\r", "")
+
+
+def test_ctrl_c_leaves_a_log_with_the_epochs_so_far(
+    quick: tuple[object, ...], tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_cli", "train", "--log", "jsonl", *map(str, quick)],
+        env={**os.environ, "FAKE_FRAMEWORK": "sleep 2"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group of its own, to be interrupted whole as a terminal does
+    )
+    assert process.stderr is not None
+    while "1/2" not in process.stderr.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    process.stderr.close()
+    (lines,) = logged(tmp_path / "results" / "logs").values()
+    assert [line.get("epoch") for line in lines] == [None, 1, None]
+    assert lines[-1]["status"] == "interrupted"
 
 
 def test_a_comparison_logs_each_run_and_its_charts(
