@@ -20,6 +20,7 @@ from mnist_cli.config import (
 )
 from mnist_cli.errors import UsageError
 from mnist_cli.machine import available_cores
+from mnist_cli.torchrun import current_rank
 
 if TYPE_CHECKING:
     from mnist_cli.logs.runs import Logs
@@ -189,9 +190,14 @@ def checked_device(name: str) -> str:
 
 
 def checked_threads(threads: int | None) -> int:
-    """Return the number of threads to use: as asked for, else one for each available core."""
+    """Return the number of threads to use: as asked for, else one for each available core.
+
+    Processes that torchrun started on this machine share its cores.
+    """
+    rank = current_rank()
+    cores = available_cores() // rank.local_world_size if rank else available_cores()
     if threads is None:
-        return available_cores()
+        return max(1, cores)
     # With more threads than cores they wait for one another, up to a standstill.
-    require_range("threads", threads, 1, available_cores())
+    require_range("threads", threads, 1, max(1, cores))
     return threads

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cli import torchrun
 from mnist_cli.api.arguments import (
     DEFAULTS,
     Names,
@@ -76,9 +77,9 @@ def train(
     in the models of ``results_dir``, or ``pretrained``. Then network, label smoothing,
     augmentation and rejection are the model's, the learning rate is `TUNING_RATE`, and MNIST is
     mixed with the data set; see `data.split.mix`. ``runner``, ``address``, ``gpus_per_run``,
-    ``log`` and ``log_dir`` are as in `compare`: a node of a cluster trains. Raises `UsageError`
-    for a wrong argument, `CheckpointError`, `DataError`, `FrameworkError` or `DivergedError` if the
-    run fails.
+    ``log`` and ``log_dir`` are as in `compare`: a node of a cluster trains. In processes that
+    torchrun started each does its part, and rank 0 alone writes. Raises `UsageError` for a wrong
+    argument, `CheckpointError`, `DataError`, `FrameworkError` or `DivergedError` if the run fails.
     """
     from mnist_cli import adapters
     from mnist_cli.names import model_name
@@ -87,8 +88,14 @@ def train(
 
     place = Place(runner, address, False, gpus_per_run, threads, device)
     framework = adapters.resolve(framework)
+    rank = torchrun.current_rank()
+    if rank is not None:
+        rank.require(framework, runner=runner, batch_size=batch_size)
     folder = results_folder(results_dir, resume=resume)
+    is_main = torchrun.is_main()
     logs = checked_logs(log, log_dir, folder)
+    if not is_main:
+        logs = checked_logs(None, None, folder)
     origin_path, origin = _origin(from_model, folder)
     spec = _network(origin, arch, activation, arch_file)
     if learning_rate is None:
@@ -118,22 +125,24 @@ def train(
         device=checked_device(device),
         resume=resume,
         started_from=None if origin_path is None else str(origin_path),
+        distributed=rank is not None,
     )
     if folder is not None:
         model_path, record_path, chart_path = training_files(folder, _stem(job))
         job = replace(job, checkpoint=str(model_path))
         _require_other_file(job)
-        require_writable(folder)
+        if is_main:
+            require_writable(folder)
     label = model_name(framework, spec.arch, spec.activation)
     with (
-        TrainingProgress([1], is_shown=progress) as shown,
+        TrainingProgress([1], is_shown=progress and is_main) as shown,
         logs.opened(shown, [job]) as logged,
         place.opened([framework], timeout=None, note=shown.note) as (executor, cores),
     ):
         result = _executed(replace(job, threads=cores), executor or ProcessRunner(), logged, label)
         record = RunRecord.from_json(result)
         charts = []
-        if folder is not None:
+        if folder is not None and is_main:
             from mnist_cli.reporting.charts import training
 
             write_json(record_path, result)

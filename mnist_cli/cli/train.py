@@ -10,6 +10,7 @@ import typer
 from mnist_cli.cli import options
 from mnist_cli.cli.options import DEFAULTS, RESULTS
 from mnist_cli.cli.output import print_json, say_written
+from mnist_cli.torchrun import is_main
 
 
 def train(
@@ -97,6 +98,8 @@ def train(
         log=log,
         log_dir=log_dir,
     )
+    if not is_main():
+        return
     if as_json:
         print_json(record.to_json())
         return

@@ -229,12 +229,14 @@ def history_table(record: RunRecord) -> Table:
     """Return the table of one training run, one row per epoch."""
     header, rows = tables.history_table(record)
     precision = "" if record.precision == "float32" else f", {record.precision}"
+    processes = record.environment.get("world_size", 1)
+    shared = f" shared by {processes} processes" if processes > 1 else ""
     table = _table(
         f"{model_name(record.framework, record.arch, record.activation)}: "
         f"{record.parameters:,} parameters\n"
         f"{record.train_images:,} training images{', augmented' * record.augment}"
         f"{', some no digits' * record.reject}, "
-        f"batch {record.batch_size}, seed {record.seed}{precision}",
+        f"batch {record.batch_size}{shared}, seed {record.seed}{precision}",
         [name.replace(" ", "\n", 1) for name in header],
     )
     for row in rows:

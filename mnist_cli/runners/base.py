@@ -24,7 +24,8 @@ class TrainJob:
     ``started_from`` is a model file to go on from; without it the weights are random. With ``live``
     it is steered while it runs, has no result and ends with its process: see `training.live`.
     ``files`` maps what the job names, such as ``dataset``, to copies on the machine that executes
-    it, where that is not the one that has the files.
+    it, where that is not the one that has the files. With ``distributed`` all processes of torchrun
+    execute it together: see `torchrun`.
     """
 
     framework: str
@@ -38,6 +39,7 @@ class TrainJob:
     resume: bool = False
     started_from: str | None = None
     live: bool = False
+    distributed: bool = False
     files: dict[str, str] = field(default_factory=dict, hash=False)
 
     def local(self, name: str) -> str:

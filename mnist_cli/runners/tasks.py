@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from queue import SimpleQueue
 
-    from mnist_cli.adapters.base import Adapter
+    from mnist_cli.adapters.base import Adapter, Classifier
     from mnist_cli.arrays import Array
     from mnist_cli.data.dataset import Dataset
     from mnist_cli.training.checkpoint import Checkpoint
-    from mnist_cli.training.loop import TrainingData
+    from mnist_cli.training.loop import Fit, TrainingData
 
 _PICTURES_PER_EVENT = 50
 
@@ -56,7 +56,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     started = time.perf_counter()
     from pathlib import Path
 
-    from mnist_cli import machine, records
+    from mnist_cli import machine, records, torchrun
     from mnist_cli.conditions import conditions_since, read_counters
     from mnist_cli.networks import spec
     from mnist_cli.training import evaluation, loop
@@ -64,21 +64,21 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     emit({"event": "phase", "name": f"loading {job.dataset} and {job.framework}"})
     adapter, import_seconds, dataset, data = _load(job, emit)
     classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
-    environment = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        **machine.describe_machine(),
-        "blas_kernels": machine.blas_kernels(),
-        "threads": job.threads,
-        **adapter.environment(),
-    }
+    environment = _environment(job, adapter)
     for note in _precision_notes(job, environment):
         emit({"event": "note", "text": note})
     path = Path(job.local(job.checkpoint)) if job.checkpoint else None
     start = _initial_state(job, dataset, len(data.train.labels), environment, path, emit)
     emit({"event": "phase", "name": "warming up"})
     before = read_counters()
-    fit = loop.fit(classifier, data, start, path=path, emit=emit)
+    if job.distributed:
+        path = path if torchrun.is_main() else None
+        fit = _fit_together(classifier, data, start, path=path, emit=emit)
+    else:
+        fit = loop.fit(classifier, data, start, path=path, emit=emit)
     conditions = conditions_since(before, on_gpu=environment["device"] != "cpu")
+    if job.distributed:  # the other processes here would count as others
+        conditions = replace(conditions, others_share=None)
 
     last, kept = fit.history[-1], fit.history[fit.model_epoch - 1]
     record = records.RunRecord(
@@ -111,6 +111,38 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         emit({"event": "phase", "name": "calibrating"})
         loop.calibrate(classifier, data, path)
     return record.to_json()
+
+
+def _environment(job: TrainJob, adapter: Adapter) -> dict[str, Any]:
+    """Return the machine and the versions of a run, as JSON values."""
+    from mnist_cli import machine
+
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        **machine.describe_machine(),
+        "blas_kernels": machine.blas_kernels(),
+        "threads": job.threads,
+        **adapter.environment(),
+    }
+
+
+def _fit_together(
+    classifier: Classifier,
+    data: TrainingData,
+    start: Checkpoint,
+    *,
+    path: Path | None,
+    emit: OnEvent,
+) -> Fit:
+    """Train as `loop.fit` does, in all processes of torchrun, which then part."""
+    from mnist_cli.adapters.torch_distributed import DistributedClassifier
+    from mnist_cli.training import loop
+
+    assert isinstance(classifier, DistributedClassifier)
+    classifier.require_same(start)
+    fit = loop.fit(classifier, data, start, path=path, emit=emit)
+    classifier.leave()
+    return fit
 
 
 def _precision_notes(job: TrainJob, environment: dict[str, Any]) -> list[str]:
@@ -177,6 +209,8 @@ def _load(job: TrainJob, emit: OnEvent) -> tuple[Adapter, float, Dataset, Traini
         loading = pool.submit(load)
         began = time.perf_counter()
         adapter = adapters.load(job.framework)
+        if job.distributed:
+            from mnist_cli.adapters.torch_distributed import adapter
         import_seconds = time.perf_counter() - began
         return adapter, import_seconds, *loading.result()
 
