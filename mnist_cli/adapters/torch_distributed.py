@@ -256,8 +256,8 @@ def _own_gpu(rank: Rank) -> torch.device:
     gpus = torch.cuda.device_count()
     if gpus < rank.local_world_size:
         raise FrameworkError(
-            f"torchrun started {rank.local_world_size} processes here, for {plural(gpus, 'GPU')}. Give "
-            f"--nproc-per-node {gpus}, or --device cpu."
+            f"torchrun started {rank.local_world_size} processes here, for {plural(gpus, 'GPU')}. "
+            f"Give --nproc-per-node {gpus}, or --device cpu."
         )
     device = torch.device("cuda", rank.local_rank)
     torch.cuda.set_device(device)
