@@ -24,15 +24,18 @@ SEEDS, NETWORKS, BATCH_SIZES = 30, 8, 6
 FRAMEWORKS = ("numpy", "tensorflow", "torch")
 
 # Measured by cluster.py on two cores of an AMD EPYC: docs/scale.md.
-START_SECONDS = 5.0  # until a node has its actor
-RUN_SECONDS = 0.3  # of a run outside its record: its process starts and ends, the result comes home
-DISPATCH_SECONDS = 1 / 128  # the driver takes a result and gives the next run
-NEWS_SECONDS = 0.0015  # the driver looks at a run that is going on
+START_SECONDS = 2.6  # until a node has its actor
+RUN_SECONDS = (
+    0.15  # of a run outside its record: its process starts and ends, the result comes home
+)
+DISPATCH_SECONDS = 1 / 157  # the driver takes a result and gives the next run
+NEWS_SECONDS = 0.00075  # the driver hears of a run that is going on: half of 1.5 ms a second
 DOCUMENT_SECONDS = 0.002  # for each run in it the document takes that long to build and write
 DOCUMENT_SHARE = 4  # it waits so many times as long as it took: `run._SAVING_FACTOR`
-DRIVER_MIB = 125.0  # with 1,000 runs in its queue
+DRIVER_MIB = 167.0  # with 1,000 runs in its queue
+ACTOR_MIB = 0.15  # of each node in the driver
 # Assumed.
-DATA_MB = 55.0  # a data set like MNIST, but not in the package; sent once to each node
+DATA_MB = 55.0  # a data set as large as MNIST, which is in the package; sent once to each node
 LINK_MB_PER_SECOND = 125.0  # of the driver, which alone sends it
 FAILURES_PER_NODE_HOUR = 0.01
 REPLACED_SECONDS = 180.0  # from a node's failure until another is there in its place
@@ -92,6 +95,7 @@ def simulate(
     groups: Sequence[Sequence[float]],
     *,
     rng: random.Random,
+    data_mb: float = DATA_MB,
     failures_per_hour: float = FAILURES_PER_NODE_HOUR,
 ) -> Outcome:
     """Do every run of every group once, and return what that took."""
@@ -100,7 +104,7 @@ def simulate(
     queue = deque(deque((next(numbers), seconds) for seconds in group) for group in groups)
     # (time, node, the group it is at): the node asks for its next run.
     asking: list[tuple[float, int, deque[tuple[int, float]]]] = [
-        (START_SECONDS + (node + 1) * DATA_MB / LINK_MB_PER_SECOND, node, deque())
+        (START_SECONDS + (node + 1) * data_mb / LINK_MB_PER_SECOND, node, deque())
         for node in range(nodes)
     ]
     while asking:
@@ -125,7 +129,7 @@ def simulate(
         outcome.busy_seconds += length
         outcome.wall_seconds = max(outcome.wall_seconds, begun + length)
         heapq.heappush(asking, (begun + length, node, group))
-    polls = outcome.busy_seconds / max(0.5, nodes * NEWS_SECONDS)  # of all runs, each in a round
+    polls = outcome.busy_seconds / max(0.5, nodes * NEWS_SECONDS)  # a run is heard of in each round
     outcome.driver_seconds = driver.busy_seconds + polls * NEWS_SECONDS
     return outcome
 
@@ -151,26 +155,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--price", type=float, default=0.10, help="USD per node and hour: assumed")
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 10, 100, 1000])
+    parser.add_argument("--data-mb", type=float, default=DATA_MB, help="0 for MNIST itself")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     groups = run_lengths(random.Random(arguments.seed))
     runs = sum(map(len, groups))
     memory = DRIVER_MIB + runs * record_mib()
     print(f"{runs:,} runs of {sum(map(sum, groups)) / runs:.1f} s on average.\n")
-    print("| nodes | wall time | node-hours | USD | nodes busy | driver busy | lost runs | sent |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    columns = "nodes | wall time | node-hours | USD | nodes busy | driver busy | driver MiB"
+    print(f"| {columns} | sent, GB | lost runs |\n|{' ---: |' * 9}")
     for nodes in arguments.nodes:
-        done = simulate(nodes, groups, rng=random.Random(arguments.seed))
+        rng = random.Random(arguments.seed)
+        done = simulate(nodes, groups, rng=rng, data_mb=arguments.data_mb)
         hours = nodes * (done.wall_seconds + BOOT_SECONDS) / 3600
-        busy = done.busy_seconds / (nodes * done.wall_seconds)
         minutes, seconds = divmod(round(done.wall_seconds), 60)
-        print(
-            f"| {nodes:,} | {minutes // 60}:{minutes % 60:02}:{seconds:02} h | {hours:.1f} "
-            f"| {hours * arguments.price:.2f} | {busy:.0%} "
-            f"| {done.driver_seconds / done.wall_seconds:.0%} | {done.lost_runs} "
-            f"| {nodes * DATA_MB / 1000:,.2f} GB |"
-        )
-    print(f"\nMemory of the driver: {memory:,.0f} MiB at the end, whatever the number of nodes.")
+        cells = [
+            f"{nodes:,}",
+            f"{minutes // 60} h {minutes % 60:02} min {seconds:02} s",
+            f"{hours:.1f}",
+            f"{hours * arguments.price:.2f}",
+            f"{done.busy_seconds / (nodes * done.wall_seconds):.0%}",
+            f"{done.driver_seconds / done.wall_seconds:.0%}",
+            f"{memory + nodes * ACTOR_MIB:.0f}",
+            f"{nodes * arguments.data_mb / 1000:.2f}",
+            f"{done.lost_runs}",
+        ]
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
