@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import psutil
 import pytest
@@ -112,6 +113,8 @@ def test_two_processes_of_which_one_was_killed_end_and_resumed_equal_one_process
     assert (first.returncode, second.returncode) == (0, 0), stderr
     assert "Going on after epoch" in stderr
     together = json.loads(stdout)
+    schemas = json.loads(Path(__file__).parents[1].joinpath("schemas.json").read_text())
+    jsonschema.validate(together, {**schemas, "$ref": "#/$defs/train"})
     written = tmp_path / "results"
     assert json.loads(_one(written, "*_training.json").read_text()) == together
     assert together["environment"]["world_size"] == 2
