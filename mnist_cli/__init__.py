@@ -1,8 +1,8 @@
 """Train, evaluate and compare digit classifiers in PyTorch, TensorFlow and from-scratch NumPy.
 
-    from mnist_cli import collect, compare, evaluate, evaluate_all, export_model, import_model
-    from mnist_cli import inspect_data, load_model, measure_robustness, predict, submit
-    from mnist_cli import sweep_batch, train
+    from mnist_cli import collect, compare, compare_records, evaluate, evaluate_all, export_model
+    from mnist_cli import import_model, inspect_data, list_results, load_model, measure_robustness
+    from mnist_cli import predict, submit, sweep_batch, train
 
 Importing this package loads nothing heavy: no framework, not even NumPy. Each function is loaded
 with its first use.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mnist_cli.api.importing import import_model
     from mnist_cli.api.inspecting import inspect_data
     from mnist_cli.api.reading import load_model, predict
+    from mnist_cli.api.results import compare_records, list_results
     from mnist_cli.api.submitting import submit
     from mnist_cli.api.training import evaluate, train
 
@@ -25,11 +26,13 @@ __version__ = "0.1.0"
 __all__ = [
     "collect",
     "compare",
+    "compare_records",
     "evaluate",
     "evaluate_all",
     "export_model",
     "import_model",
     "inspect_data",
+    "list_results",
     "load_model",
     "measure_robustness",
     "predict",
@@ -41,11 +44,13 @@ __all__ = [
 _MODULES = {
     "collect": "collecting",
     "compare": "comparing",
+    "compare_records": "results",
     "evaluate": "training",
     "evaluate_all": "evaluating",
     "export_model": "exporting",
     "import_model": "importing",
     "inspect_data": "inspecting",
+    "list_results": "results",
     "load_model": "reading",
     "measure_robustness": "evaluating",
     "predict": "reading",

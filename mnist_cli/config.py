@@ -31,6 +31,7 @@ ROTATIONS = ("auto", "0", "90", "180", "270")  # degrees clockwise by which a pi
 PRECISIONS = ("float32", "tf32", "bfloat16")
 RUNNERS = ("process", "ray")  # on this machine, or on a cluster
 LR_SCALINGS = ("none", "linear", "sqrt")
+SORTS = ("date", "accuracy", "seconds", "speed", "framework", "network", "batch-size", "seed")
 
 
 def require_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

@@ -35,6 +35,10 @@ class FrameworkError(MnistError):
     """A framework is not installed, cannot use the asked device, or failed in its process."""
 
 
+class LostRankError(FrameworkError):
+    """Another process of a training that torchrun started is gone."""
+
+
 class DivergedError(MnistError):
     """The training loss stopped being a number."""
 

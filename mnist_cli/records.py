@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,6 +145,13 @@ def time_to_accuracy(history: tuple[EpochRecord, ...]) -> dict[str, float | None
         )
         for mark in ACCURACY_MARKS
     }
+
+
+def throughput(history: Sequence[EpochRecord]) -> float:
+    """Return images per second over all epochs, of which the last may be incomplete."""
+    ends = [0.0, *(row.train_seconds for row in history)]
+    spans = zip(history, ends, ends[1:], strict=False)  # an epoch, its start, its end
+    return sum(row.images_per_second * (end - start) for row, start, end in spans) / ends[-1]
 
 
 @contextmanager

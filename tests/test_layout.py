@@ -77,7 +77,7 @@ def test_nothing_imports_the_command_line(path: Path) -> None:
 
 def test_the_ground_floor_imports_nothing_above_it() -> None:
     ground = {"arrays", "conditions", "config", "errors", "machine"}
-    ground |= {"names", "randomness", "records"}
+    ground |= {"names", "randomness", "records", "torchrun"}
     # Records show themselves: that import is made in the method that does it.
     allowed = {*(f"mnist_cli.{name}" for name in ground), "mnist_cli.reporting.notebook"}
     for name in ground:

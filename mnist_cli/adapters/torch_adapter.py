@@ -26,7 +26,12 @@ from mnist_cli.adapters.base import (
     require_precision,
     smoothed_targets,
 )
-from mnist_cli.adapters.torch_network import SeededDropout, build_module, canonical
+from mnist_cli.adapters.torch_network import (
+    SeededDropout,
+    build_module,
+    canonical,
+    stack_rows,
+)
 from mnist_cli.arrays import IMAGE_SIZE, Array, Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
@@ -134,7 +139,8 @@ class RecordedSteps:
 class TorchClassifier:
     """`base.Classifier` in PyTorch, whose parameters have canonical names and layouts anyway.
 
-    With ``capture`` steps are recorded and replayed: see `RecordedSteps`.
+    With ``capture`` steps are recorded and replayed: see `RecordedSteps`. ``rows`` are the part of
+    each batch that is computed here, by default all: see `torch_distributed`.
     """
 
     def __init__(
@@ -144,10 +150,13 @@ class TorchClassifier:
         device: torch.device,
         *,
         capture: Capture | None = None,
+        rows: range | None = None,
     ) -> None:
         self.note = ""
         self.spec = spec
-        self.batch_size = config.batch_size
+        self.images_per_step = config.batch_size
+        self.rows = rows or range(config.batch_size)
+        self.batch_size = len(self.rows)
         self.capture = capture
         self.momentum = config.momentum
         self.device = device
@@ -156,7 +165,7 @@ class TorchClassifier:
         # On a CPU channels last is faster, on a GPU slower, at this size.
         is_cpu = device.type == "cpu"
         memory_format = torch.channels_last if is_cpu else torch.contiguous_format
-        self.module = build_module(spec).to(memory_format=memory_format).to(device)
+        self.module = self._built(spec).to(memory_format=memory_format).to(device)
         maps = next(i for i, module in enumerate(self.module) if isinstance(module, nn.Flatten))
         # Everything after the first convolution, on feature maps and on vectors; see `_logits`.
         self.maps, self.vectors = self.module[1:maps], self.module[maps:]
@@ -216,11 +225,15 @@ class TorchClassifier:
                 yield torch.stack(losses).cpu().numpy()
                 losses = []
 
+    def _built(self, spec: ModelSpec) -> nn.Sequential:
+        return build_module(spec)
+
     def _set_masks(self, seed: int) -> None:
         if self.dropouts:  # drawing from a new generator takes time even if nothing is drawn
-            masks = dropout_masks(self.spec, seed, self.batch_size)
+            masks = dropout_masks(self.spec, seed, self.images_per_step)
             for module, mask in zip(self.dropouts, masks, strict=True):
-                module.kept = torch.from_numpy(mask).to(self.device)
+                rows = mask[self.rows.start : self.rows.stop]
+                module.kept = torch.from_numpy(rows).to(self.device)
 
     def _record(self, images: Array, labels: Array, steps: int) -> RecordedSteps | None:
         """Return the recordings that ``steps`` steps need, or None if they cannot be had."""
@@ -259,7 +272,7 @@ class TorchClassifier:
             loss = functional.nll_loss(log_probabilities, labels)
             # The gradient of the mean cross-entropy: (softmax - targets) / batch size.
             gradient = log_probabilities.exp() - self.targets.index_select(0, labels)
-            gradient /= len(labels)
+            gradient /= self.images_per_step
         logits.backward(gradient[:, : self.spec.classes])  # type: ignore[no-untyped-call]  # untyped in torch
         self._update(learning_rate)
         return loss
@@ -289,7 +302,7 @@ class TorchClassifier:
             # On a CPU oneDNN keeps feature maps in its preferred layout, and the backward pass of
             # its pooling is several times as fast as PyTorch's, which stores 64-bit indices.
             first = functional.conv2d(
-                _stack_rows(inputs).to_mkldnn(),
+                stack_rows(inputs).to_mkldnn(),
                 # (32, 1, 3, 3) -> (32, 3, 1, 3)
                 self.module.get_parameter("conv1.weight").transpose(1, 2),
                 self.module.get_parameter("conv1.bias"),
@@ -375,17 +388,6 @@ def _allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def _stack_rows(images: Tensor) -> Tensor:
-    """Return (N, 1, H, W) as (N, 3, H, W): the pixel above, the pixel itself, the one below.
-
-    A 3x3 convolution of one channel equals a 1x3 convolution of these three. Without AVX-512,
-    oneDNN computes the weight gradient three times as fast: it pads a single channel to eight.
-    """
-    height = images.shape[2]
-    padded = functional.pad(images, (0, 0, 1, 1))
-    return torch.cat([padded[:, :, row : row + height] for row in range(3)], dim=1)
-
-
 def _to_numpy(tensor: Tensor) -> Array:
     # Channels-last weights are strided: copy them to the canonical C order.
     return np.array(tensor.detach().cpu().numpy(), order="C")
@@ -406,6 +408,12 @@ class TorchAdapter:
         self, spec: ModelSpec, config: TrainConfig, *, device: str, threads: int
     ) -> TorchClassifier:
         """See `base.Adapter.build`."""
+        self._device = self._prepared(config, device, threads)
+        capture = capture_cuda_graph if self._device.type == "cuda" else None
+        return TorchClassifier(spec, config, self._device, capture=capture)
+
+    def _prepared(self, config: TrainConfig, device: str, threads: int) -> torch.device:
+        """Return the device to compute on, after the settings that count for the whole process."""
         is_there = {
             "cpu": True,
             "cuda": torch.cuda.is_available(),
@@ -419,9 +427,7 @@ class TorchAdapter:
         torch.set_num_threads(threads)
         # Full float32 on a GPU too: defaults for TF32 differ between frameworks.
         _allow_tf32(False)
-        self._device = torch.device(device)
-        capture = capture_cuda_graph if device == "cuda" else None
-        return TorchClassifier(spec, config, self._device, capture=capture)
+        return torch.device(device)
 
     def environment(self) -> dict[str, Any]:
         """See `base.Adapter.environment`."""

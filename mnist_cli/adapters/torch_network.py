@@ -6,7 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mnist_cli.config import ModelSpec
 from mnist_cli.networks.spec import (
@@ -104,3 +106,14 @@ def build_module(spec: ModelSpec) -> nn.Sequential:
 def canonical(tensors: Iterable[tuple[str, _Tensor]]) -> dict[str, _Tensor]:
     """Return tensors by canonical name: the last two parts, without the residual around them."""
     return {".".join(name.split(".")[-2:]): tensor for name, tensor in tensors}
+
+
+def stack_rows(images: Tensor) -> Tensor:
+    """Return (N, 1, H, W) as (N, 3, H, W): the pixel above, the pixel itself, the one below.
+
+    A 3x3 convolution of one channel equals a 1x3 convolution of these three. Without AVX-512,
+    oneDNN computes the weight gradient three times as fast: it pads a single channel to eight.
+    """
+    height = images.shape[2]
+    padded = functional.pad(images, (0, 0, 1, 1))
+    return torch.cat([padded[:, :, row : row + height] for row in range(3)], dim=1)

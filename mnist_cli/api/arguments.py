@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 from mnist_cli.config import (
     ARCHITECTURES,
@@ -20,6 +20,10 @@ from mnist_cli.config import (
 )
 from mnist_cli.errors import UsageError
 from mnist_cli.machine import available_cores
+from mnist_cli.torchrun import current_rank
+
+if TYPE_CHECKING:
+    from mnist_cli.logs.runs import Logs
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 # One name or several; None for all there are.
@@ -158,6 +162,16 @@ def resolve_archs(names: Names, *, activation: str, arch_file: Paths) -> list[Mo
     return list(dict.fromkeys(found))
 
 
+def checked_logs(log: Names, log_dir: PathLike | None, folder: Path | None) -> Logs:
+    """Return the logs asked for, by default none; they go beside the results in ``folder``."""
+    from mnist_cli.logs.runs import Logs
+
+    formats = _listed("log", log, ()) if log else []
+    if log_dir is not None and not formats:
+        raise UsageError("log_dir is the folder of logs: give --log too, or leave --log-dir out.")
+    return Logs(formats, Path(log_dir or (folder or Path("results")) / "logs"))
+
+
 def checked_batch_sizes(sizes: Iterable[int]) -> list[int]:
     """Return batch sizes, each once, ascending. Raises `UsageError` unless there are some."""
     try:
@@ -176,9 +190,14 @@ def checked_device(name: str) -> str:
 
 
 def checked_threads(threads: int | None) -> int:
-    """Return the number of threads to use: as asked for, else one for each available core."""
+    """Return the number of threads to use: as asked for, else one for each available core.
+
+    Processes that torchrun started on this machine share its cores.
+    """
+    rank = current_rank()
+    cores = available_cores() // rank.local_world_size if rank else available_cores()
     if threads is None:
-        return available_cores()
+        return max(1, cores)
     # With more threads than cores they wait for one another, up to a standstill.
-    require_range("threads", threads, 1, available_cores())
+    require_range("threads", threads, 1, max(1, cores))
     return threads

@@ -15,6 +15,7 @@ from mnist_cli.api.arguments import (
     Paths,
     checked_batch_sizes,
     checked_device,
+    checked_logs,
     checks_arguments,
     resolve_archs,
     resolve_frameworks,
@@ -36,6 +37,7 @@ from mnist_cli.networks.spec import operation_count
 from mnist_cli.runners.base import TrainJob
 
 if TYPE_CHECKING:
+    from mnist_cli.logs.runs import Logs
     from mnist_cli.reporting.comparison import Comparison
 
 _MAX_TIMEOUT_SECONDS = 1e6  # timers take no infinity
@@ -70,6 +72,8 @@ def compare(
     share_nodes: bool = False,
     gpus_per_run: int | None = None,
     resume: bool = False,
+    log: Names = None,
+    log_dir: PathLike | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Train networks in several frameworks under equal conditions and return the comparison.
@@ -85,6 +89,9 @@ def compare(
     (the default), ``local`` or ``ray://HOST:PORT``. A node has one run at a time, one for each
     ``gpus_per_run`` of its GPUs or, with ``share_nodes``, as many as it has cores for: then speed
     is not compared. ``threads`` are by default those that every node has.
+
+    ``log`` names formats in which runs are logged, of `logs.formats.FORMATS`, in the folder
+    ``log_dir``, by default ``logs`` in the results folder.
     """
     place = Place(runner, address, share_nodes, gpus_per_run, threads, device, quiet_machine)
     frameworks = resolve_frameworks(framework)
@@ -119,6 +126,7 @@ def compare(
         folder=folder,
         timeout=timeout,
         place=place,
+        logs=checked_logs(log, log_dir, folder),
         resume=resume,
         progress=progress,
     )
@@ -153,6 +161,8 @@ def sweep_batch(
     share_nodes: bool = False,
     gpus_per_run: int | None = None,
     resume: bool = False,
+    log: Names = None,
+    log_dir: PathLike | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Train at several batch sizes and return the comparison.
@@ -192,6 +202,7 @@ def sweep_batch(
         folder=folder,
         timeout=timeout,
         place=place,
+        logs=checked_logs(log, log_dir, folder),
         resume=resume,
         progress=progress,
     )
@@ -207,6 +218,7 @@ def _run_experiment(
     folder: Path | None,
     timeout: float | None,
     place: Place,
+    logs: Logs,
     resume: bool,
     progress: bool,
 ) -> Comparison:
@@ -220,34 +232,41 @@ def _run_experiment(
     if timeout is not None and not 0 < timeout <= _MAX_TIMEOUT_SECONDS:
         raise UsageError(f"timeout must be from above 0 to 1000000 seconds, not {timeout:g}.")
     jobs = plan_jobs(template, **plan)
+    costs = [operation_count(job.spec) for job in jobs]
+    path = None if folder is None else folder / f"{name}.json"
+    settings = _settings(template, activation, plan) | place.settings()
+    experiment = "sweep-batch" if name == SWEEP else "compare"
+    told = settings | {"threads": place.threads}  # None for as many as there are
     with (
-        TrainingProgress(
-            [operation_count(job.spec) for job in jobs], is_shown=progress
-        ) as observer,
-        place.opened(plan["frameworks"], timeout=timeout, note=observer.note) as (runner, threads),
+        TrainingProgress(costs, is_shown=progress) as shown,
+        logs.opened(shown, jobs, experiment=experiment, settings=told) as observer,
     ):
         if wants_all and (missing := adapters.missing()):
             observer.note(
                 f"Left out, because not installed: {', '.join(map(framework_name, missing))}. "
                 f"Install with: pip install 'mnist-cli[{','.join(missing)}]'"
             )
-        template = replace(template, threads=threads)
-        document = run_jobs(
-            plan_jobs(template, **plan),
-            path=None if folder is None else folder / f"{name}.json",
-            settings=_settings(template, activation, plan) | place.settings(),
-            observer=observer,
-            resume=resume,
-            timeout_seconds=timeout,
-            quiet_machine=place.quiet_machine,
-            runner=runner,
-        )
-    if folder is None:
-        return Comparison(document)
-    from mnist_cli.reporting.results import draw_document
+        with place.opened(plan["frameworks"], timeout=timeout, note=shown.note) as (
+            runner,
+            threads,
+        ):
+            document = run_jobs(
+                plan_jobs(replace(template, threads=threads), **plan),
+                path=path,
+                settings=settings | {"threads": threads},
+                observer=observer,
+                resume=resume,
+                timeout_seconds=timeout,
+                quiet_machine=place.quiet_machine,
+                runner=runner,
+            )
+        files: tuple[Path, ...] = ()
+        if folder is not None and path is not None:
+            from mnist_cli.reporting.results import draw_document
 
-    charts = [chart for chart, _ in draw_document(name, document, folder)]
-    return Comparison(document, (folder / f"{name}.json", *charts))
+            files = (path, *(chart for chart, _ in draw_document(name, document, folder)))
+        observer.end_experiment(document, files)
+    return Comparison(document, files)
 
 
 def _settings(template: TrainJob, activation: str, plan: dict[str, Any]) -> dict[str, Any]:

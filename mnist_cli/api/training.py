@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_cli import torchrun
 from mnist_cli.api.arguments import (
     DEFAULTS,
+    Names,
     PathLike,
     Paths,
     checked_device,
+    checked_logs,
     checked_threads,
     checks_arguments,
     resolve_archs,
@@ -25,7 +28,7 @@ from mnist_cli.records import RunRecord, require_writable, write_json
 from mnist_cli.runners.base import EvaluateJob, Runner, TrainJob
 
 if TYPE_CHECKING:
-    from mnist_cli.reporting.console import TrainingProgress
+    from mnist_cli.experiments.run import Observer
     from mnist_cli.training.checkpoint import Checkpoint
     from mnist_cli.training.evaluation import Evaluation
 
@@ -63,6 +66,8 @@ def train(
     address: str | None = None,
     gpus_per_run: int | None = None,
     resume: bool = False,
+    log: Names = None,
+    log_dir: PathLike | None = None,
     progress: bool = True,
 ) -> RunRecord:
     """Train one network, by default a CNN, and return its record.
@@ -73,9 +78,10 @@ def train(
     in the models of ``results_dir``, or ``pretrained``. Then network, label smoothing,
     augmentation and rejection are the model's, the learning rate is `TUNING_RATE`, and MNIST is
     mixed with the data set; see `data.split.mix`. ``fix_orientation`` turns digits that lie
-    otherwise than MNIST's; see `data.orientation`. ``runner``, ``address`` and ``gpus_per_run`` are
-    as in `compare`: a node of a cluster trains. Raises `UsageError` for a wrong argument,
-    `CheckpointError`, `DataError`, `FrameworkError` or `DivergedError` if the run fails.
+    otherwise than MNIST's; see `data.orientation`. ``runner``, ``address``, ``gpus_per_run``,
+    ``log`` and ``log_dir`` are as in `compare`: a node of a cluster trains. In processes that
+    torchrun started each does its part, and rank 0 alone writes. Raises `UsageError` for a wrong
+    argument, `CheckpointError`, `DataError`, `FrameworkError` or `DivergedError` if the run fails.
     """
     from mnist_cli import adapters
     from mnist_cli.names import model_name
@@ -84,7 +90,14 @@ def train(
 
     place = Place(runner, address, False, gpus_per_run, threads, device)
     framework = adapters.resolve(framework)
+    rank = torchrun.current_rank()
+    if rank is not None:
+        rank.require(framework, runner=runner, batch_size=batch_size)
     folder = results_folder(results_dir, resume=resume)
+    is_main = torchrun.is_main()
+    logs = checked_logs(log, log_dir, folder)
+    if not is_main:
+        logs = checked_logs(None, None, folder)
     origin_path, origin = _origin(from_model, folder)
     spec = _network(origin, arch, activation, arch_file)
     if learning_rate is None:
@@ -115,28 +128,34 @@ def train(
         device=checked_device(device),
         resume=resume,
         started_from=None if origin_path is None else str(origin_path),
+        distributed=rank is not None,
     )
     if folder is not None:
         model_path, record_path, chart_path = training_files(folder, _stem(job))
         job = replace(job, checkpoint=str(model_path))
         _require_other_file(job)
-        require_writable(folder)
+        if is_main:
+            require_writable(folder)
     label = model_name(framework, spec.arch, spec.activation)
     with (
-        TrainingProgress([1], is_shown=progress) as shown,
+        TrainingProgress([1], is_shown=progress and is_main) as shown,
+        logs.opened(shown, [job]) as logged,
         place.opened([framework], timeout=None, note=shown.note) as (executor, cores),
     ):
-        result = _executed(replace(job, threads=cores), executor or ProcessRunner(), shown, label)
-    record = RunRecord.from_json(result)
-    if folder is not None:
-        from mnist_cli.reporting.charts import training
+        result = _executed(replace(job, threads=cores), executor or ProcessRunner(), logged, label)
+        record = RunRecord.from_json(result)
+        charts = []
+        if folder is not None and is_main:
+            from mnist_cli.reporting.charts import training
 
-        write_json(record_path, result)
-        training.draw(record, chart_path)
+            write_json(record_path, result)
+            training.draw(record, chart_path)
+            charts = [chart_path]
+        logged.finish_run(record, run=0, files=charts)
     return record
 
 
-def _executed(job: TrainJob, runner: Runner, shown: TrainingProgress, label: str) -> dict[str, Any]:
+def _executed(job: TrainJob, runner: Runner, shown: Observer, label: str) -> dict[str, Any]:
     """Return the result of one job, and show its progress."""
 
     def on_event(_: int, event: dict[str, Any]) -> None:
@@ -144,7 +163,7 @@ def _executed(job: TrainJob, runner: Runner, shown: TrainingProgress, label: str
             node = event.get("node")
             shown.start_run(f"{label} on {node}" if node else label, run=0)
         else:
-            shown.on_event(event)
+            shown.on_event(event, run=0)
 
     runner.submit(job)
     return runner.wait(on_event).value()

@@ -11,6 +11,7 @@ import typer
 from mnist_cli import __version__
 from mnist_cli.cli.collect import collect
 from mnist_cli.cli.compare import compare
+from mnist_cli.cli.compare_records import compare_records
 from mnist_cli.cli.data import data
 from mnist_cli.cli.draw import draw
 from mnist_cli.cli.evaluate import evaluate
@@ -21,10 +22,12 @@ from mnist_cli.cli.networks import networks
 from mnist_cli.cli.output import say
 from mnist_cli.cli.predict import predict
 from mnist_cli.cli.report import report
+from mnist_cli.cli.results import results
 from mnist_cli.cli.submit import submit
 from mnist_cli.cli.sweep_batch import sweep_batch
 from mnist_cli.cli.train import train
 from mnist_cli.errors import MnistError
+from mnist_cli.torchrun import is_main, require_alone, wait_to_report
 
 _RESUMABLE = ("train", "compare", "sweep-batch")
 _INTERRUPTED = 130  # Typer's exit code for Ctrl-C, and every shell's
@@ -49,6 +52,8 @@ for command in (
     draw,
     export,
     report,
+    results,
+    compare_records,
     info,
 ):
     app.command()(command)
@@ -63,12 +68,15 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     _version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Train, evaluate, compare and use digit classifiers in PyTorch, TensorFlow and NumPy."""
+    if context.invoked_subcommand != "train":
+        require_alone(str(context.invoked_subcommand))
 
 
 def main() -> None:
@@ -79,10 +87,11 @@ def main() -> None:
         arguments.remove("--debug")
     try:
         code = app(arguments, prog_name="mnist", standalone_mode=False)
-        if code == _INTERRUPTED:
+        if code == _INTERRUPTED and is_main():
             resumable = arguments[0] in _RESUMABLE
             say("Interrupted." + " Go on with the same command and --resume." * resumable)
     except MnistError as error:
+        wait_to_report(error)
         code = _fail(str(error), error.exit_code)
         if debug:
             traceback.print_exc()
@@ -90,10 +99,12 @@ def main() -> None:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "mnist"
+        wait_to_report(error)
         said = error.format_message().rstrip(".")
         end = "" if said.endswith("?") else "."
         code = _fail(f"{said}{end} See '{command} --help'.", error.exit_code)
     except Exception as error:
+        wait_to_report(error)
         if debug:
             traceback.print_exc()
         code = _fail(

@@ -34,6 +34,8 @@ def compare(
     share_nodes: options.ShareNodes = False,
     gpus_per_run: options.GpusPerRun = None,
     resume: options.ResumeRuns = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train networks in every framework under equal conditions, and compare."""
@@ -66,5 +68,7 @@ def compare(
         share_nodes=share_nodes,
         gpus_per_run=gpus_per_run,
         resume=resume,
+        log=log,
+        log_dir=log_dir,
     )
     finish_experiment(comparison, results_dir, as_json=as_json)

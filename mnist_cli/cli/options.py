@@ -174,6 +174,19 @@ QuietMachine = Annotated[
 ]
 ResumeRuns = Annotated[bool, typer.Option("--resume", help="Do only the runs that are missing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+LOGS = ("csv", "jsonl", "mlflow", "tensorboard")
+Log = Annotated[
+    list[str] | None,
+    choice(
+        "--log",
+        help=f"Also log curves, figures and pictures: {', '.join(LOGS)}; repeatable.",
+        values=LOGS,
+        show_default="none",
+    ),
+]
+LogDir = Annotated[
+    Path | None, typer.Option(help="Folder for logs.", show_default="logs in the results folder")
+]
 Runner = Annotated[
     str,
     choice(help="process: on this machine. ray: on the nodes of a cluster.", values=RUNNERS),

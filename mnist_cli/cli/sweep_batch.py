@@ -48,6 +48,8 @@ def sweep_batch(
     share_nodes: options.ShareNodes = False,
     gpus_per_run: options.GpusPerRun = None,
     resume: options.ResumeRuns = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train at several batch sizes: what is fast, and what it costs in accuracy."""
@@ -80,6 +82,8 @@ def sweep_batch(
         share_nodes=share_nodes,
         gpus_per_run=gpus_per_run,
         resume=resume,
+        log=log,
+        log_dir=log_dir,
     )
     finish_experiment(comparison, results_dir, as_json=as_json)
 

@@ -10,6 +10,7 @@ import typer
 from mnist_cli.cli import options
 from mnist_cli.cli.options import DEFAULTS, RESULTS
 from mnist_cli.cli.output import print_json, say_written
+from mnist_cli.torchrun import is_main
 
 
 def train(
@@ -60,6 +61,8 @@ def train(
     address: options.Address = None,
     gpus_per_run: options.GpusPerRun = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Train one network and save its model, record and chart."""
@@ -94,7 +97,11 @@ def train(
         address=address,
         gpus_per_run=gpus_per_run,
         resume=resume,
+        log=log,
+        log_dir=log_dir,
     )
+    if not is_main():
+        return
     if as_json:
         print_json(record.to_json())
         return

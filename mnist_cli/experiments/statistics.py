@@ -72,6 +72,35 @@ def statistic(values: Sequence[float]) -> dict[str, Any]:
     return {"n": count, "mean": mean, "sd": sd, "ci95": ci95}
 
 
+def welch(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+    """Return {difference, low, high, p_value} of the means of two unpaired samples.
+
+    ``difference`` is first minus second, with its 95% interval and the two-sided p-value of Welch's
+    t-test (Welch, 1947, doi:10.1093/biomet/34.1-2.28); both are None if a sample has one value.
+    """
+    one, other = statistic(first), statistic(second)
+    difference = one["mean"] - other["mean"]
+    if one["sd"] is None or other["sd"] is None:
+        return {"difference": difference, "low": None, "high": None, "p_value": None}
+    parts = [each["sd"] ** 2 / each["n"] for each in (one, other)]
+    error = math.sqrt(sum(parts))
+    if error == 0:  # all values of a sample are equal
+        p_value = 1.0 if difference == 0 else 0.0
+        return {"difference": difference, "low": difference, "high": difference, "p_value": p_value}
+    from scipy.special import stdtr, stdtrit
+
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (each["n"] - 1) for part, each in zip(parts, (one, other), strict=True)
+    )
+    half = float(stdtrit(freedom, 0.975)) * error
+    return {
+        "difference": difference,
+        "low": difference - half,
+        "high": difference + half,
+        "p_value": 2 * float(stdtr(freedom, -abs(difference) / error)),
+    }
+
+
 def compare_frameworks(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Return a row for each network and each pair of frameworks that trained it.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
@@ -31,10 +31,16 @@ from rich.text import Text
 
 from mnist_cli.arrays import IMAGE_SIZE, Array
 from mnist_cli.experiments.machine_warnings import machine_warnings
+from mnist_cli.experiments.machines import SIDES
 from mnist_cli.experiments.robustness import Robustness
 from mnist_cli.names import DIGITS, dataset_name, framework_name, model_name
 from mnist_cli.records import RunRecord
-from mnist_cli.reporting import tables
+from mnist_cli.reporting import stored, tables
+
+if TYPE_CHECKING:
+    from mnist_cli.experiments.stored import StoredRun
+
+_WIDE = 120  # columns of a terminal
 
 
 def stdout() -> Console:
@@ -229,12 +235,14 @@ def history_table(record: RunRecord) -> Table:
     """Return the table of one training run, one row per epoch."""
     header, rows = tables.history_table(record)
     precision = "" if record.precision == "float32" else f", {record.precision}"
+    processes = record.environment.get("world_size", 1)
+    shared = f" shared by {processes} processes" if processes > 1 else ""
     table = _table(
         f"{model_name(record.framework, record.arch, record.activation)}: "
         f"{record.parameters:,} parameters\n"
         f"{record.train_images:,} training images{', augmented' * record.augment}"
         f"{', some no digits' * record.reject}, "
-        f"batch {record.batch_size}, seed {record.seed}{precision}",
+        f"batch {record.batch_size}{shared}, seed {record.seed}{precision}",
         [name.replace(" ", "\n", 1) for name in header],
     )
     for row in rows:
@@ -377,6 +385,41 @@ def network_table(network: Mapping[str, Any]) -> Table:
     for each in network["layers"]:
         sizes = (f"{each[name]:,}" for name in ("parameters", "operations"))
         table.add_row(Text(each["layer"]), "x".join(map(str, each["output"])), *sizes)
+    return table
+
+
+def stored_runs_table(runs: Sequence[StoredRun], *, width: int) -> Table:
+    """Return the table of `mnist results`; a wide one has speeds and files too."""
+    without = () if width >= _WIDE else ("images / second", "file")
+    title, header, rows = stored.runs_table(runs, without=without)
+    columns = [name.replace(" ", "\n", 1) for name in header]
+    table = _table(title, columns, left=header.index("batch"))
+    for column, name in zip(table.columns, header, strict=True):
+        is_text = name in ("data set", "machine", "device", "file")
+        column.justify = "left" if is_text else column.justify
+        column.overflow = "fold"
+        column.no_wrap = name == "date"
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def machines_table(comparison: Mapping[str, Any]) -> Table:
+    """Return the table of `mnist compare-records`, one row per cell that is compared."""
+    header, rows = stored.machines_table(comparison)
+    columns = [name.replace(" ", "\n", 1) for name in header]
+    table = _table("", columns, left=2)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def differences_table(differences: Sequence[Mapping[str, str | None]]) -> Table:
+    """Return the table of what differs between two machines."""
+    table = _table("\nThe machines differ in:", ("", *SIDES), left=3)
+    for each in differences:
+        cells = (each["name"] or "", *(each[side] or "-" for side in SIDES))
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
     return table
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from mnist_cli.data.dataset import Dataset
 from mnist_cli.errors import DataError, RecordError, UsageError
 from mnist_cli.experiments.document import load_document, records_of
 from mnist_cli.experiments.plan import COMPARISON, SWEEP
@@ -52,21 +53,27 @@ def draw_document(name: str, document: Document, folder: Path) -> list[Chart]:
 
 def _draw_samples(records: list[RunRecord], path: Path) -> list[Chart]:
     """Draw sample predictions, unless the data set of the records is not on this machine."""
-    from mnist_cli.data.orientation import checked
-    from mnist_cli.data.registry import load_dataset
-
-    try:
-        dataset = load_dataset(records[0].dataset)
-    except (DataError, UsageError):  # the records may come from another machine
-        return []
-    if dataset.sha256 != records[0].environment["data_sha256"]:
-        dataset = checked(dataset, fix=True, say=lambda _: None)  # as --fix-orientation does
-    if dataset.sha256 != records[0].environment["data_sha256"]:
+    dataset = dataset_of(records[0])
+    if dataset is None:
         return []
     model_samples.draw(
         dataset.test_images, dataset.test_labels, records, path, class_names=dataset.class_names
     )
     return [(path, model_samples.DESCRIPTION)]
+
+
+def dataset_of(record: RunRecord) -> Dataset | None:
+    """Return the data set of a record, or None if it is not on this machine."""
+    from mnist_cli.data.orientation import checked
+    from mnist_cli.data.registry import load_dataset
+
+    try:
+        dataset = load_dataset(record.dataset)
+    except (DataError, UsageError):  # the record may come from another machine
+        return None
+    if dataset.sha256 != record.environment["data_sha256"]:
+        dataset = checked(dataset, fix=True, say=lambda _: None)  # as --fix-orientation does
+    return dataset if dataset.sha256 == record.environment["data_sha256"] else None
 
 
 def draw_report(documents: Mapping[str, Document], folder: Path) -> list[Path]:

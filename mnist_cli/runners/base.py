@@ -2,7 +2,7 @@
 
 A job is frozen and JSON-ready, so that it can be sent to another process or machine. While it runs
 it reports events, dictionaries with an ``event`` key: ``started``, ``phase``, ``note``, ``step``
-and ``epoch``.
+and ``epoch``, which has the fields of `records.EpochRecord` and the ``curve`` of `training.loop`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class TrainJob:
     it is steered while it runs, has no result and ends with its process: see `training.live`.
     With ``fix_orientation`` digits that lie otherwise than MNIST's are turned: `data.orientation`.
     ``files`` maps what the job names, such as ``dataset``, to copies on the machine that executes
-    it, where that is not the one that has the files.
+    it, where that is not the one that has the files. With ``distributed`` all processes of torchrun
+    execute it together: see `torchrun`.
     """
 
     framework: str
@@ -39,6 +40,7 @@ class TrainJob:
     resume: bool = False
     started_from: str | None = None
     live: bool = False
+    distributed: bool = False
     fix_orientation: bool = False
     files: dict[str, str] = field(default_factory=dict, hash=False)
 

@@ -2,19 +2,19 @@
 
 On each node an actor, `node.NodeAgent`, executes one job after the other, each in a process of its
 own as at home. The driver keeps the queue: runs that differ in their framework alone go to the same
-node, one after the other. What was on a node that is lost is begun again on another; a record
-comes home once, as the result of a call, and files come and go through Ray's object store.
+node, one after the other. What was on a node that is lost goes on elsewhere, from the checkpoint of
+its last epoch if it writes any. A record comes home once, as the result of a call, and files come
+and go through Ray's object store.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,22 @@ _NAMED = 8  # nodes, when there are more
 
 @dataclass
 class _Run:
-    """A submitted job, and how often it has been begun."""
+    """A submitted job, how often it was begun again, and on which kinds of machine it came far.
+
+    ``kinds`` are those on which epochs ended whose checkpoint is here.
+    """
 
     handle: int
     job: TrainJob
     retries: int = 0
+    kinds: set[str] = field(default_factory=set)
+
+    def can_go_on(self, kind: str, *, compares_speed: bool) -> bool:
+        """Return whether it may go on, on a machine of this kind, after its last epoch.
+
+        A speed that is set against others' is of one kind of machine.
+        """
+        return bool(self.kinds) and (self.kinds == {kind} or not compares_speed)
 
 
 @dataclass
@@ -51,6 +62,7 @@ class _Slot:
     share: Share
     actor: Any
     probe: Any  # the reference of its probe; None once that is done
+    kind: str = ""  # of the machine; the probe tells it
     group: str = ""  # of the runs that it is at
     run: _Run | None = None
     result: Any = None
@@ -135,7 +147,7 @@ class RayRunner:
         self._outcomes: deque[Outcome] = deque()
         self._told: set[str] = set()
         self._failed_starts: Counter[str] = Counter()  # by node
-        self._handles = itertools.count()
+        self._submitted = 0
         self._looked_at = -_NODES_SECONDS
         self._had_nodes_at = time.monotonic()
         self._probes: dict[str, dict[str, float]] = {}  # seconds by kind and node
@@ -143,7 +155,8 @@ class RayRunner:
     def submit(self, job: Job) -> int:
         """Take a training job to execute, and return its handle."""
         assert isinstance(job, TrainJob)
-        run = _Run(next(self._handles), job)
+        run = _Run(self._submitted, job)
+        self._submitted += 1
         self._groups.setdefault(_group(job), deque()).append(run)
         return run.handle
 
@@ -151,9 +164,7 @@ class RayRunner:
         """Execute until one of the submitted jobs has ended, and return how."""
         while not self._outcomes:
             self._look_for_nodes()
-            for slot in self._slots:
-                if slot.probe is None and slot.run is None:
-                    self._begin(slot, on_event)
+            self._begin_next(on_event)
             references = [each for slot in self._slots for each in slot.waits_for()]
             if references:
                 self._ray.wait(references, timeout=NEWS_SECONDS / 2)
@@ -161,6 +172,7 @@ class RayRunner:
                 time.sleep(NEWS_SECONDS / 2)
             for slot in list(self._slots):
                 self._attend(slot, on_event)
+        self._begin_next(on_event)  # before the caller writes its document, which may take seconds
         return self._outcomes.popleft()
 
     def cancel(self, handle: int) -> None:
@@ -230,6 +242,12 @@ class RayRunner:
             self._told.add(text)
             self.note(text)
 
+    def _begin_next(self, on_event: Callable[[int, dict[str, Any]], None]) -> None:
+        """Let every slot that has nothing to do begin a run."""
+        for slot in self._slots:
+            if slot.probe is None and slot.run is None:
+                self._begin(slot, on_event)
+
     def _begin(self, slot: _Slot, on_event: Callable[[int, dict[str, Any]], None]) -> None:
         """Let a slot begin the next run: of the runs it is at, else of those nobody is at."""
         taken = {other.group for other in self._slots}
@@ -240,9 +258,15 @@ class RayRunner:
             if not slot.group:
                 return
         run = slot.run = self._groups[slot.group].popleft()
-        digests, contents = self._files.of(run.job)
+        job = run.job
+        compares_speed = self._submitted > 1 and not self._share_nodes
+        if run.can_go_on(slot.kind, compares_speed=compares_speed):
+            job = replace(job, resume=True)
+        else:
+            run.kinds = set()
+        digests, contents = self._files.of(job)
         slot.result = slot.actor.run.remote(
-            process.job_json(run.job), self._timeout_seconds, digests, *contents
+            process.job_json(job), self._timeout_seconds, digests, *contents
         )
         slot.news_at = time.monotonic() + NEWS_SECONDS
         on_event(run.handle, {"event": "started", "node": slot.share.name})
@@ -257,18 +281,18 @@ class RayRunner:
     def _hear(self, slot: _Slot, on_event: Callable[[int, dict[str, Any]], None]) -> None:
         if slot.probe is not None and self._ray.is_ready(slot.probe):
             probe = self._ray.get(slot.probe)
-            slot.probe = None
+            slot.probe, slot.kind = None, probe["kind"]
             self._compare_with_kind(slot.share.name, **probe)
         if slot.run is None:
             return
         has_ended = self._ray.is_ready(slot.result)
         if slot.news is not None and (has_ended or self._ray.is_ready(slot.news)):
-            self._tell(slot.run, self._ray.get(slot.news), on_event)
+            self._tell(slot, slot.run, self._ray.get(slot.news), on_event)
             slot.news, slot.news_at = None, time.monotonic() + NEWS_SECONDS
         if has_ended:
             run, end = slot.run, self._ray.get(slot.result)
             slot.run = slot.result = None
-            self._tell(run, end, on_event)
+            self._tell(slot, run, end, on_event)
             if end.get("was_killed") and run.retries < MAX_RETRIES:
                 self.note(f"{end['message']} It is begun again.")
                 self._again(slot, run)
@@ -278,9 +302,14 @@ class RayRunner:
             slot.news = slot.actor.news.remote()
 
     def _tell(
-        self, run: _Run, news: dict[str, Any], on_event: Callable[[int, dict[str, Any]], None]
+        self,
+        slot: _Slot,
+        run: _Run,
+        news: dict[str, Any],
+        on_event: Callable[[int, dict[str, Any]], None],
     ) -> None:
         if news["checkpoint"] is not None:
+            run.kinds.add(slot.kind)
             with records.replacing(Path(str(run.job.checkpoint))) as temporary:
                 temporary.write_bytes(news["checkpoint"])
         for event in news["events"]:

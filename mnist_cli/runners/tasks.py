@@ -6,7 +6,6 @@ It is the only process that imports a framework.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -28,12 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from queue import SimpleQueue
 
-    from mnist_cli.adapters.base import Adapter
+    from mnist_cli.adapters.base import Adapter, Classifier
     from mnist_cli.arrays import Array
     from mnist_cli.data.dataset import Dataset
-    from mnist_cli.records import EpochRecord
     from mnist_cli.training.checkpoint import Checkpoint
-    from mnist_cli.training.loop import TrainingData
+    from mnist_cli.training.loop import Fit, TrainingData
 
 _PICTURES_PER_EVENT = 50
 
@@ -58,7 +56,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     started = time.perf_counter()
     from pathlib import Path
 
-    from mnist_cli import machine, records
+    from mnist_cli import machine, records, torchrun
     from mnist_cli.conditions import conditions_since, read_counters
     from mnist_cli.networks import spec
     from mnist_cli.training import evaluation, loop
@@ -66,21 +64,21 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
     emit({"event": "phase", "name": f"loading {job.dataset} and {job.framework}"})
     job, adapter, import_seconds, dataset, data = _load(job, emit)
     classifier = adapter.build(job.spec, job.config, device=job.device, threads=job.threads)
-    environment = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        **machine.describe_machine(),
-        "blas_kernels": machine.blas_kernels(),
-        "threads": job.threads,
-        **adapter.environment(),
-    }
+    environment = _environment(job, adapter)
     for note in _precision_notes(job, environment):
         emit({"event": "note", "text": note})
     path = Path(job.local(job.checkpoint)) if job.checkpoint else None
     start = _initial_state(job, dataset, len(data.train.labels), environment, path, emit)
     emit({"event": "phase", "name": "warming up"})
     before = read_counters()
-    fit = loop.fit(classifier, data, start, path=path, emit=emit)
+    if job.distributed:
+        path = path if torchrun.is_main() else None
+        fit = _fit_together(classifier, data, start, path=path, emit=emit)
+    else:
+        fit = loop.fit(classifier, data, start, path=path, emit=emit)
     conditions = conditions_since(before, on_gpu=environment["device"] != "cpu")
+    if job.distributed:  # the other processes here would count as others
+        conditions = replace(conditions, others_share=None)
 
     last, kept = fit.history[-1], fit.history[fit.model_epoch - 1]
     record = records.RunRecord(
@@ -101,7 +99,7 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         train_seconds=last.train_seconds,
         evaluate_seconds=fit.evaluate_seconds,
         wall_seconds=time.perf_counter() - started,
-        images_per_second=_throughput(fit.history),
+        images_per_second=records.throughput(fit.history),
         time_to_accuracy=records.time_to_accuracy(fit.history),
         peak_rss_mib=machine.peak_rss_mib(),
         checkpoint=job.checkpoint,
@@ -113,6 +111,38 @@ def train(job: TrainJob, emit: OnEvent) -> dict[str, Any]:
         emit({"event": "phase", "name": "calibrating"})
         loop.calibrate(classifier, data, path)
     return record.to_json()
+
+
+def _environment(job: TrainJob, adapter: Adapter) -> dict[str, Any]:
+    """Return the machine and the versions of a run, as JSON values."""
+    from mnist_cli import machine
+
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        **machine.describe_machine(),
+        "blas_kernels": machine.blas_kernels(),
+        "threads": job.threads,
+        **adapter.environment(),
+    }
+
+
+def _fit_together(
+    classifier: Classifier,
+    data: TrainingData,
+    start: Checkpoint,
+    *,
+    path: Path | None,
+    emit: OnEvent,
+) -> Fit:
+    """Train as `loop.fit` does, in all processes of torchrun, which then part."""
+    from mnist_cli.adapters.torch_distributed import DistributedClassifier
+    from mnist_cli.training import loop
+
+    assert isinstance(classifier, DistributedClassifier)
+    classifier.require_same(start)
+    fit = loop.fit(classifier, data, start, path=path, emit=emit)
+    classifier.leave()
+    return fit
 
 
 def _precision_notes(job: TrainJob, environment: dict[str, Any]) -> list[str]:
@@ -191,6 +221,8 @@ def _load(job: TrainJob, emit: OnEvent) -> tuple[TrainJob, Adapter, float, Datas
         loading = pool.submit(load)
         began = time.perf_counter()
         adapter = adapters.load(job.framework)
+        if job.distributed:
+            from mnist_cli.adapters.torch_distributed import adapter
         import_seconds = time.perf_counter() - began
         dataset, data = loading.result()
     spec = job.spec.with_classes(len(dataset.class_names))
@@ -256,13 +288,6 @@ def _initial_state(
         note = f"Going on after epoch {len(start.history)} of {job.config.epochs}."
     emit({"event": "note", "text": note})
     return start
-
-
-def _throughput(history: Sequence[EpochRecord]) -> float:
-    """Return images per second over all epochs, of which the last may be incomplete."""
-    ends = [0.0, *(row.train_seconds for row in history)]
-    spans = zip(history, ends, ends[1:], strict=False)  # an epoch, its start, its end
-    return sum(row.images_per_second * (end - start) for row, start, end in spans) / ends[-1]
 
 
 def evaluate(job: EvaluateJob, emit: OnEvent) -> dict[str, Any]:

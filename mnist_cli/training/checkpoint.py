@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,21 +176,9 @@ def load(path: Path) -> Checkpoint:
     Raises `CheckpointError` for a file that is missing, damaged, not a checkpoint of this
     program, of a newer format, or whose weights do not fit its architecture.
     """
-    if not path.is_file():
-        raise CheckpointError(
-            f"No model at {path}. Give a .safetensors file, or make one with 'mnist train'."
-        )
-    try:
-        with safe_open(path, framework="numpy") as file:
-            details = _details(path, file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    except CheckpointError:
-        raise
-    except Exception as error:  # dtypes that NumPy lacks raise various errors
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}). "
-            "It may be cut short or of another kind: copy it again, or train it anew."
-        ) from error
+    with _opened(path) as file:
+        details = _details(path, file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     try:
         checkpoint = _checkpoint(details, tensors)
         if not (math.isfinite(checkpoint.pixel_mean) and 0 < checkpoint.pixel_std < math.inf):
@@ -204,6 +194,34 @@ def load(path: Path) -> Checkpoint:
         ) from error
     _require_finite(path, tensors)
     return checkpoint
+
+
+def read_details(path: Path) -> dict[str, Any]:
+    """Return the metadata of a checkpoint, as `save` writes it, without its weights.
+
+    Raises `CheckpointError` as `load` does, for a file that is none.
+    """
+    with _opened(path) as file:
+        return _details(path, file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file to be read in the block."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"No model at {path}. Give a .safetensors file, or make one with 'mnist train'."
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except CheckpointError:
+        raise
+    except Exception as error:  # dtypes that NumPy lacks raise various errors
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}). "
+            "It may be cut short or of another kind: copy it again, or train it anew."
+        ) from error
 
 
 def _require_finite(path: Path, tensors: Weights) -> None:

@@ -84,6 +84,16 @@ def errors(logits: Array, labels: Array) -> tuple[tuple[int, int], ...]:
     return tuple(zip(wrong.tolist(), predictions[wrong].tolist(), strict=True))
 
 
+def confusion_matrix(labels: Array, errors: Sequence[tuple[int, int]], *, classes: int) -> Array:
+    """Return the matrix (classes, classes) of what `errors` returned; rows are ``labels`` (N,)."""
+    predictions = labels.copy()
+    for index, predicted in errors:
+        predictions[index] = predicted
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(matrix, (labels, predictions), 1)
+    return matrix
+
+
 def probabilities(logits: Array) -> Array:
     """Return softmax(logits) (N, classes), float64; rows sum to 1."""
     # Subtract the row maximum: exp overflows float32 above 88.

@@ -72,6 +72,18 @@ class Fit:
     evaluate_seconds: float
 
 
+@dataclass(frozen=True)
+class _TrainedEpoch:
+    """What `_train_epoch` took: the losses of each chunk of steps, and when the chunk ended.
+
+    ``ends`` are training seconds of this epoch; ``check_seconds`` those of checking the target.
+    """
+
+    losses: list[Array]
+    ends: list[float]
+    check_seconds: float
+
+
 def prepare(dataset: Dataset, split: Split, config: TrainConfig) -> TrainingData:
     """Return the normalised parts of a dataset, with ``config.reject`` also made non-digits.
 
@@ -132,9 +144,9 @@ def fit(
     evaluate_seconds = 0.0
     while not is_finished(state):
         before = state.history[-1].train_seconds if state.history else 0.0
-        losses, seconds, check_seconds = _train_epoch(
-            classifier, data, state, rates=rates, emit=emit
-        )
+        trained = _train_epoch(classifier, data, state, rates=rates, emit=emit)
+        losses, seconds = np.concatenate(trained.losses), trained.ends[-1]
+        curve = _curve(trained, rates, first_step=len(state.history) * steps, before=before)
         began = time.perf_counter()
         validation = _validate(classifier, data, state, step=(len(state.history) + 1) * steps)
         test_logits = classifier.predict_logits(data.test.images)
@@ -148,10 +160,10 @@ def fit(
             images_per_second=len(losses) * config.batch_size / seconds,
         )
         state = _with_epoch(state, row, classifier)
-        evaluate_seconds += check_seconds + time.perf_counter() - began
+        evaluate_seconds += trained.check_seconds + time.perf_counter() - began
         if path is not None:
             checkpoints.save(path, _finished_model(state) if is_finished(state) else state)
-        emit({"event": "epoch", "epochs": config.epochs, **asdict(row)})
+        emit({"event": "epoch", "epochs": config.epochs, **asdict(row), "curve": curve})
     is_best = state.model_epoch is state.history[-1]
     if state.best_weights and not is_best:
         classifier.import_weights(state.best_weights)
@@ -198,11 +210,8 @@ def _finished_model(state: Checkpoint) -> Checkpoint:
 
 def _train_epoch(
     classifier: Classifier, data: TrainingData, state: Checkpoint, *, rates: Array, emit: Emit
-) -> tuple[Array, float, float]:
-    """Train the epoch after ``state``, or until its target accuracy is reached.
-
-    Returns the losses (steps,), the training seconds, and the seconds of checking the target.
-    """
+) -> _TrainedEpoch:
+    """Train the epoch after ``state``, or until its target accuracy is reached."""
     config = state.config
     count = len(data.train.labels)
     epoch = len(state.history) + 1
@@ -211,6 +220,7 @@ def _train_epoch(
     order = recipe.epoch_order(config, epoch=epoch, count=count)
     images = _epoch_images(data, config, epoch)
     losses: list[Array] = []
+    ends: list[float] = []
     emitted_at = 0.0
     next_check = steps / _CHECKS_PER_EPOCH
     check_seconds = 0.0
@@ -226,6 +236,7 @@ def _train_epoch(
     ):
         _require_finite(chunk, state, step=step + 1)
         losses.append(chunk)
+        ends.append(time.perf_counter() - began - check_seconds)
         step += len(chunk)
         if config.target_accuracy is not None and next_check <= step - first_step < steps:
             next_check += steps / _CHECKS_PER_EPOCH
@@ -236,9 +247,8 @@ def _train_epoch(
             check_seconds += time.perf_counter() - check_began
             if reached:
                 break
-        seconds = time.perf_counter() - began - check_seconds
-        if seconds - emitted_at > _SECONDS_BETWEEN_STEP_EVENTS:
-            emitted_at = seconds
+        if ends[-1] - emitted_at > _SECONDS_BETWEEN_STEP_EVENTS:
+            emitted_at = ends[-1]
             emit(
                 {
                     "event": "step",
@@ -246,12 +256,30 @@ def _train_epoch(
                     "step": step,
                     "total_steps": len(rates),
                     "loss": float(chunk[-1]),
-                    "images_per_second": (step - first_step) * config.batch_size / seconds,
+                    "images_per_second": (step - first_step) * config.batch_size / ends[-1],
                 }
             )
     classifier.synchronize()
-    seconds = time.perf_counter() - began - check_seconds
-    return np.concatenate(losses), seconds, check_seconds
+    ends[-1] = time.perf_counter() - began - check_seconds
+    return _TrainedEpoch(losses, ends, check_seconds)
+
+
+def _curve(
+    trained: _TrainedEpoch, rates: Array, *, first_step: int, before: float
+) -> dict[str, list[float]]:
+    """Return the curves of an epoch, a point per chunk of steps, for its event.
+
+    ``step`` is the chunk's last, counted from 1 over the run; ``train_loss`` the mean over its
+    steps, ``learning_rate`` that of the last one, ``train_seconds`` as in `EpochRecord`, where
+    those ``before`` the epoch are counted.
+    """
+    steps = first_step + np.cumsum([len(chunk) for chunk in trained.losses])
+    return {
+        "step": steps.tolist(),
+        "train_loss": [float(chunk.mean(dtype=np.float64)) for chunk in trained.losses],
+        "learning_rate": rates[steps - 1].tolist(),
+        "train_seconds": [before + end for end in trained.ends],
+    }
 
 
 def _epoch_images(data: TrainingData, config: TrainConfig, epoch: int) -> Array:

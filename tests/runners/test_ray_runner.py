@@ -335,6 +335,32 @@ def test_a_run_whose_process_was_killed_is_begun_again_and_counts_it(
         assert runner.wait(lambda *_: None).value()["retries"] == 1
 
 
+def test_a_training_whose_process_is_killed_goes_on_after_its_last_epoch(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    import json
+
+    command = start("train", "--framework", "numpy", "--arch", "mlp", "--epochs", 60)
+    results = tmp_path / "results"
+    wait_until((results / "models" / "numpy-mlp.safetensors").exists, "an epoch's checkpoint")
+    _job_processes()[0].kill()
+    _, stderr = command.communicate(timeout=60)
+    assert command.returncode == 0, stderr
+    assert "Going on after epoch" in stderr
+    record = json.loads((results / "numpy-mlp_training.json").read_text())
+    assert record["retries"] == 1
+    assert [row["epoch"] for row in record["history"]] == list(range(1, 61))
+
+
+def test_a_run_whose_speed_is_compared_goes_on_on_its_kind_of_machine_alone() -> None:
+    run = ray_runner._Run(0, TrainJob("fake", ModelSpec("mlp"), TrainConfig(), threads=1))
+    assert not run.can_go_on("a", compares_speed=False)  # no checkpoint came home
+    run.kinds.add("a")
+    assert run.can_go_on("a", compares_speed=True)
+    assert not run.can_go_on("b", compares_speed=True)
+    assert run.can_go_on("b", compares_speed=False)
+
+
 class EndsWhereItArrives:
     """Ends the process that is sent it."""
 

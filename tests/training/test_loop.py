@@ -21,8 +21,8 @@ from mnist_cli.errors import (
     FrameworkError,
     UsageError,
 )
-from mnist_cli.records import EpochRecord
-from mnist_cli.runners import process, tasks
+from mnist_cli.records import EpochRecord, throughput
+from mnist_cli.runners import process
 from mnist_cli.runners.base import TrainJob
 from mnist_cli.training import checkpoint
 
@@ -114,7 +114,7 @@ def test_throughput_counts_the_images_of_an_epoch_cut_short() -> None:
     # 1,000 images in 1 second, then 100 of the next epoch in 0.5 seconds.
     whole = EpochRecord(1, 2.0, 2.0, 0.5, 2.0, 0.5, train_seconds=1.0, images_per_second=1000.0)
     part = replace(whole, epoch=2, train_seconds=1.5, images_per_second=200.0)
-    assert tasks._throughput([whole, part]) == pytest.approx(1100 / 1.5)
+    assert throughput([whole, part]) == pytest.approx(1100 / 1.5)
 
 
 def test_a_target_out_of_reach_leaves_the_training_whole(small_data: Path, tmp_path: Path) -> None:

@@ -148,6 +148,17 @@ def test_progress_tells_step_loss_and_speed(clock: Clock, monkeypatch: pytest.Mo
         assert event["images_per_second"] == pytest.approx(1000)
     whole = [event for event in events if event["event"] == "epoch"]
     assert [(event["epoch"], event["epochs"]) for event in whole] == [(1, 2), (2, 2)]
+    curves = [event["curve"] for event in whole]
+    steps = [step for curve in curves for step in curve["step"]]
+    assert steps == list(range(32, 257, 32))
+    rates = recipe.learning_rates(config, 256)
+    assert [rate for curve in curves for rate in curve["learning_rate"]] == [
+        float(rates[step - 1]) for step in steps
+    ]
+    seconds = [second for curve in curves for second in curve["train_seconds"]]
+    assert seconds == pytest.approx([0.002 * step for step in steps])  # sums are rounded
+    assert seconds[3::4] == [event["train_seconds"] for event in whole]
+    assert {loss for curve in curves for loss in curve["train_loss"]} == {2.0}
 
 
 # --- The warm-up -------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Logs of training runs for the tools of others, one file per format."""
