@@ -40,21 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    train,
-    evaluate,
-    compare,
-    sweep_batch,
-    networks,
-    predict,
-    data,
-    submit,
-    collect,
-    draw,
-    export,
-    report,
-    results,
-    compare_records,
-    info,
+    *(train, evaluate, compare, sweep_batch, networks, predict, data),
+    *(submit, collect, draw, export, report, results, compare_records, info),
 ):
     app.command()(command)
 app.command("import")(import_file)  # a word of Python

@@ -26,7 +26,7 @@ def data(
 ) -> None:
     """Show a data set: samples, classes, pixels, duplicates, and which way its digits lie."""
     from mnist_cli.api import inspecting
-    from mnist_cli.reporting import console
+    from mnist_cli.reporting import console, data_summary
 
     summary = inspecting.inspect_data(
         dataset, fix_orientation=fix_orientation, results_dir=results_dir
@@ -36,7 +36,7 @@ def data(
         print_json({**summary.to_json(), "chart": str(chart)})
         return
     out = console.stdout()
-    out.print(console.data_table(summary.to_json()))
-    for line in console.data_lines(summary.to_json()):
+    out.print(data_summary.table(summary.to_json()))
+    for line in data_summary.lines(summary.to_json()):
         out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
     say_written(chart)

@@ -124,10 +124,9 @@ class TrainingProgress:
             )
             self._shares[run] = event["step"] / event["total_steps"]
             self._show_all()
-        elif event["event"] == "note":
-            if event["text"] not in self._said:  # by another run
-                self._said.add(event["text"])
-                self.note(event["text"])
+        elif event["event"] == "note" and event["text"] not in self._said:  # by another run
+            self._said.add(event["text"])
+            self.note(event["text"])
         elif event["event"] == "epoch" and not self._one_line_per_run:
             self._console.print(
                 f"{self._labels[run]}  {event['epoch']}/{event['epochs']}  "
@@ -171,10 +170,7 @@ class TrainingProgress:
 
 @contextmanager
 def reading_progress(count: int) -> Iterator[Callable[..., None]]:
-    """Show a bar over ``count`` pictures on standard error; yield a function that advances it.
-
-    By one, or by as many pictures as it is given.
-    """
+    """Show a bar over ``count`` pictures on standard error; yield what advances it by some."""
     with Progress(
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
@@ -237,7 +233,7 @@ def history_table(record: RunRecord) -> Table:
     precision = "" if record.precision == "float32" else f", {record.precision}"
     processes = record.environment.get("world_size", 1)
     shared = f" shared by {processes} processes" if processes > 1 else ""
-    table = _table(
+    table = plain_table(
         f"{model_name(record.framework, record.arch, record.activation)}: "
         f"{record.parameters:,} parameters\n"
         f"{record.train_images:,} training images{', augmented' * record.augment}"
@@ -271,7 +267,9 @@ def experiment_table(document: Mapping[str, Any]) -> Table:
     """Return the summary table of a comparison or a sweep, failures included."""
     header, rows = tables.table(document)
     left = header.index("test accuracy")
-    table = _table(tables.caption(document), [name.replace(" ", "\n", 1) for name in header], left)
+    table = plain_table(
+        tables.caption(document), [name.replace(" ", "\n", 1) for name in header], left
+    )
     for row in rows:
         # Six figures with their intervals must fit the 80 columns of a usual terminal.
         cells = [cell.replace(" ± ", " ±").replace(" of ", "/") for cell in row]
@@ -281,13 +279,11 @@ def experiment_table(document: Mapping[str, Any]) -> Table:
 
 def evaluation_table(report: Mapping[str, Any]) -> Table:
     """Return the table of `mnist evaluate`, one row per class."""
-    table = _table(
+    kind = "digit" if tuple(report["class_names"]) == DIGITS else "class"
+    table = plain_table(
         f"{report['accuracy']:.2%} of {report['images']:,} correct, loss {report['loss']:.4f} "
         f"({Path(report['checkpoint']).name}, computed by {framework_name(report['framework'])})",
-        (
-            "digit" if tuple(report["class_names"]) == DIGITS else "class",
-            *("precision", "recall", "F1", "images"),
-        ),
+        (kind, "precision", "recall", "F1", "images"),
     )
     for row in report["per_class"]:
         table.add_row(
@@ -300,34 +296,9 @@ def evaluation_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def data_table(summary: Mapping[str, Any]) -> Table:
-    """Return the table of `mnist data`, one row per class."""
-    table = _table("", ("class", "training", "test"))
-    for each in summary["classes"]:
-        table.add_row(Text(each["name"]), f"{each['training']:,}", f"{each['test']:,}")
-    return table
-
-
-def data_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return in sentences what is in a data set."""
-    same, lies = summary["duplicates"], summary["orientation"]
-    other = f"; {same['with_other_label']:,} with another label" * bool(same["with_other_label"])
-    turn = "" if lies == "upright" else " Give --fix-orientation to turn them."
-    return [
-        f"{dataset_name(summary['dataset'])}: {summary['training_images']:,} training and "
-        f"{summary['test_images']:,} test images of {len(summary['classes'])} classes.",
-        f"Pixels, 0-1: mean {summary['pixel_mean']:.4f}, deviation {summary['pixel_std']:.4f}.",
-        f"Equal images: {same['training']:,} within training, {same['between']:,} of the test are "
-        f"in training too{other}.",
-        "Digits lie: not compared, these are none or too few."
-        if lies is None
-        else f"Digits look {lies}, compared with MNIST's.{turn}",
-    ]
-
-
 def evaluations_table(reports: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table of several evaluations, one row per model, or ensemble of models."""
-    table = _table(
+    table = plain_table(
         f"{reports[0]['images']:,} test images of {dataset_name(reports[0]['dataset'])}",
         ("model", "correct", "wrong", "loss"),
         left=1,
@@ -344,7 +315,7 @@ def evaluations_table(reports: Sequence[Mapping[str, Any]]) -> Table:
 def robustness_table(robustness: Robustness) -> Table:
     """Return the accuracy of each model under each disturbance, by degree."""
     most = max(len(curve.points) for curve in robustness.curves)
-    table = _table(
+    table = plain_table(
         f"Accuracy in percent on {robustness.images:,} test images of "
         f"{dataset_name(robustness.dataset)}, by degree of disturbance;\n"
         "last column: most images that are wrong and yet called sure, in percent",
@@ -366,7 +337,7 @@ def robustness_table(robustness: Robustness) -> Table:
 
 def networks_table(networks: Sequence[Mapping[str, Any]]) -> Table:
     """Return the table of `mnist networks`: known networks with their size and line."""
-    table = _table("", ("network", "parameters", "operations\nper image", "layers"))
+    table = plain_table("", ("network", "parameters", "operations\nper image", "layers"))
     table.columns[3].justify = "left"
     for each in networks:
         sizes = f"{each['parameters']:,}", f"{each['operations']:,}"
@@ -376,7 +347,7 @@ def networks_table(networks: Sequence[Mapping[str, Any]]) -> Table:
 
 def network_table(network: Mapping[str, Any]) -> Table:
     """Return the table of one network, one row per layer."""
-    table = _table(
+    table = plain_table(
         f"{network['name']}: {network['parameters']:,} parameters, "
         f"{network['operations']:,} operations per image",
         ("layer", "output", "parameters", "operations"),
@@ -393,7 +364,7 @@ def stored_runs_table(runs: Sequence[StoredRun], *, width: int) -> Table:
     without = () if width >= _WIDE else ("images / second", "file")
     title, header, rows = stored.runs_table(runs, without=without)
     columns = [name.replace(" ", "\n", 1) for name in header]
-    table = _table(title, columns, left=header.index("batch"))
+    table = plain_table(title, columns, left=header.index("batch"))
     for column, name in zip(table.columns, header, strict=True):
         is_text = name in ("data set", "machine", "device", "file")
         column.justify = "left" if is_text else column.justify
@@ -408,7 +379,7 @@ def machines_table(comparison: Mapping[str, Any]) -> Table:
     """Return the table of `mnist compare-records`, one row per cell that is compared."""
     header, rows = stored.machines_table(comparison)
     columns = [name.replace(" ", "\n", 1) for name in header]
-    table = _table("", columns, left=2)
+    table = plain_table("", columns, left=2)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
@@ -416,7 +387,7 @@ def machines_table(comparison: Mapping[str, Any]) -> Table:
 
 def differences_table(differences: Sequence[Mapping[str, str | None]]) -> Table:
     """Return the table of what differs between two machines."""
-    table = _table("\nThe machines differ in:", ("", *SIDES), left=3)
+    table = plain_table("\nThe machines differ in:", ("", *SIDES), left=3)
     for each in differences:
         cells = (each["name"] or "", *(each[side] or "-" for side in SIDES))
         table.add_row(*(Text(cell, overflow="fold") for cell in cells))
@@ -463,7 +434,8 @@ _INFO_TEXTS: Mapping[str, Callable[[Any], str]] = {
 }
 
 
-def _table(title: str, columns: Sequence[str], left: int = 0) -> Table:
+def plain_table(title: str, columns: Sequence[str], left: int = 0) -> Table:
+    """Return an empty table; its first ``left`` columns are aligned to the left."""
     table = Table(
         title=title,
         title_justify="left",
