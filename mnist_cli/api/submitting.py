@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def submit(
     except OSError as error:
         raise DataError(f"Cannot read {printable(path)}: {reason(error)}.") from error
     is_shown = progress and stderr().is_terminal
-    bar = reading_progress(lines) if is_shown else nullcontext(lambda *_: None)
+    bar: AbstractContextManager[Callable[..., None]] = nullcontext(lambda _: None)
+    if is_shown:
+        bar = reading_progress(lines)
     with (
         bar as advance,
         replacing(written) as temporary,
