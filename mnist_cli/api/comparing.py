@@ -241,15 +241,15 @@ def _run_experiment(
         TrainingProgress(costs, is_shown=progress) as shown,
         logs.opened(shown, jobs, experiment=experiment, settings=told) as observer,
     ):
-        if wants_all and (missing := adapters.missing()):
-            observer.note(
-                f"Left out, because not installed: {', '.join(map(framework_name, missing))}. "
-                f"Install with: pip install 'mnist-cli[{','.join(missing)}]'"
-            )
         with place.opened(plan["frameworks"], timeout=timeout, note=shown.note) as (
             runner,
             threads,
         ):
+            if wants_all and (missing := adapters.missing()):
+                observer.note(
+                    f"Left out, because not installed: {', '.join(map(framework_name, missing))}. "
+                    f"Install with: pip install 'mnist-cli[{','.join(missing)}]'"
+                )
             document = run_jobs(
                 plan_jobs(replace(template, threads=threads), **plan),
                 path=path,
