@@ -147,9 +147,11 @@ class LoggedRuns:
     def on_event(self, event: Mapping[str, Any], *, run: int | None = None) -> None:
         """Take the points of an epoch; they are written now or with a later one."""
         run = self._latest if run is None else run
+        if event["event"] == "epoch" and self._formats:  # first: what is shown has been logged
+            self._take(run, event)
         self._observer.on_event(event, run=run)
-        if event["event"] != "epoch" or not self._formats:
-            return
+
+    def _take(self, run: int, event: Mapping[str, Any]) -> None:
         if event["epoch"] <= self._open[run].epoch:  # it has been repeated, or moved
             self._start(run)
         this = self._open[run]
