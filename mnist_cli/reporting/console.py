@@ -132,23 +132,31 @@ class TrainingProgress:
                 f"{self._labels[run]}  {event['epoch']}/{event['epochs']}  "
                 f"loss {event['train_loss']:.4f}  "
                 f"validation {event['validation_accuracy']:.2%}  "
-                f"test {event['test_accuracy']:.2%}  {event['train_seconds']:.1f} s",
+                + (f"test {event['test_accuracy']:.2%}  " if "test_accuracy" in event else "")
+                + f"{event['train_seconds']:.1f} s",
                 soft_wrap=True,
             )
 
     def finish_run(
-        self, record: RunRecord | None = None, *, failure: str = "", run: int | None = None
+        self,
+        record: RunRecord | None = None,
+        *,
+        summary: str = "",
+        failure: str = "",
+        run: int | None = None,
     ) -> None:
-        """Show that a run has ended: with a record, or with the cause of its failure."""
+        """Show that a run has ended: with a record or a summary, or the cause of its failure."""
         run = self._latest if run is None else run
         self._shares[run] = 1.0
         self._finished += 1
         self._progress.remove_task(self._bars.pop(run))
         label = self._labels.pop(run)
         self._show_all()
-        if record is None:
+        if failure:
             self._console.print(Text.assemble(("failed", "red"), f" {label}: {failure}"))
-        elif self._one_line_per_run:
+        elif summary:
+            self.note(f"{label}: {summary}")
+        elif record is not None and self._one_line_per_run:
             self.note(
                 f"{label:32} test {record.test_accuracy:.2%}  "
                 f"{record.train_seconds:6.1f} s  {record.images_per_second:8,.0f} images/s"
@@ -274,6 +282,19 @@ def experiment_table(document: Mapping[str, Any]) -> Table:
         # Six figures with their intervals must fit the 80 columns of a usual terminal.
         cells = [cell.replace(" ± ", " ±").replace(" of ", "/") for cell in row]
         table.add_row(*("[red]failed[/red]" if cell == "failed" else cell for cell in cells))
+    return table
+
+
+def search_table(document: Mapping[str, Any]) -> Table:
+    """Return the table of `mnist tune`, one row per trial, the best first."""
+    from mnist_cli.reporting import search
+
+    header, rows = search.table(document)
+    table = _table(search.caption(document), [name.replace(" ", "\n", 1) for name in header])
+    table.columns[-1].overflow = "fold"  # the name of a network may be long
+    for row in rows:
+        style = "bold" if row[0] == str(document["best"]) else None
+        table.add_row(*map(Text, row), style=style)
     return table
 
 

@@ -1,0 +1,192 @@
+"""Searches on a real cluster of two nodes: see `conftest`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import psutil
+import pytest
+from waiting import job_processes, wait_until
+
+import mnist_cli
+from mnist_cli import __version__
+from mnist_cli.experiments.search import DONE, load_search
+from mnist_cli.runners import ray_cluster
+
+Mnist = Callable[..., Any]
+SCHEMAS = json.loads(Path(__file__).parents[1].joinpath("schemas.json").read_text())
+# Some seconds on two nodes: time enough to break something meanwhile.
+LONG_ENOUGH = ("tune", "--framework", "numpy", "--arch", "mlp", "--batch-size", "4,8")
+LONG_ENOUGH = (*LONG_ENOUGH, "--epochs", "60", "--trials", "8", "--reduction-factor", "2")
+
+
+@pytest.fixture
+def on_cluster(cluster: Any, small_data: Path, tmp_path: Path) -> list[str]:
+    """Options of searches on the cluster, written to the folder ``results``."""
+    return [
+        *("--address", cluster.address, "--dataset", str(small_data)),
+        *("--results-dir", str(tmp_path / "results")),
+    ]
+
+
+def _trials(folder: Path, *states: str) -> list[dict[str, Any]]:
+    """The trials of the unfinished document that are in one of these states."""
+    path = folder / "results" / "tune_results.partial.json"
+    trials = load_search(path)["trials"] if path.exists() else []
+    return [trial for trial in trials if trial["state"] in states]
+
+
+def test_the_best_of_exactly_the_trials_asked_for_can_be_trained_by_its_command(
+    mnist: Mnist, on_cluster: list[str], tmp_path: Path
+) -> None:
+    options = ["--framework", "numpy", "--arch", "mlp", "--arch", "conv 2, relu, pool"]
+    options += ["--batch-size", "20,40", "--learning-rate", "0.02,0.1,1e30"]
+    options += ["--trials", "7", "--epochs", "4", "--json"]
+    outcome = mnist("tune", *options, *on_cluster)
+    assert outcome.exit_code == 0, outcome.stderr
+    document = outcome.document
+    jsonschema.Draft202012Validator({**SCHEMAS, "$ref": "#/$defs/tune"}).validate(document)
+    trials = document["trials"]
+    assert [trial["number"] for trial in trials] == list(range(1, 8))
+    for trial in trials:
+        epochs = [row["epoch"] for row in trial["history"]]
+        assert epochs == list(range(1, len(epochs) + 1))
+        if trial["learning_rate"] == 1e30:
+            assert (trial["state"], epochs) == ("diverged", [])
+            assert "The loss became" in trial["error"]
+        else:
+            # Stages end after 1 and 3 epochs; the first trial at each goes on.
+            assert (trial["state"], len(epochs)) in (
+                ("finished", 4),
+                ("stopped", 1),
+                ("stopped", 3),
+            )
+    assert (tmp_path / "results" / "tune.png").exists()
+    assert load_search(tmp_path / "results" / "tune_results.json") == document
+
+    best = trials[document["best"] - 1]
+    words = shlex.split(document["command"])[1:]
+    trained = mnist(*words, "--threads", 1, "--json", "--results-dir", tmp_path / "best")
+    assert trained.exit_code == 0, trained.stderr
+    history = trained.document["history"]
+    for name in ("train_loss", "validation_loss", "validation_accuracy"):
+        # NumPy with one thread is deterministic.
+        assert [row[name] for row in history] == [row[name] for row in best["history"]]
+
+
+def test_a_node_killed_amid_the_trials_costs_none_of_them(
+    cluster: Any, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    node = next(iter(cluster.worker_nodes))
+    command = start(*LONG_ENOUGH)
+
+    def is_at_work() -> bool:
+        running = _trials(tmp_path, "running")
+        here = [each for each in running if each["node"].endswith(f"-{node.node_id[:4]}")]
+        return bool(_trials(tmp_path, *DONE)) and bool(here)
+
+    wait_until(is_at_work, "a trial that has ended, and one on the node")
+    cluster.remove_node(node, allow_graceful=False)  # SIGKILL
+    cluster.add_node(num_cpus=1)
+    _, stderr = command.communicate(timeout=60)
+    assert command.returncode == 0, stderr
+    trials = load_search(tmp_path / "results" / "tune_results.json")["trials"]
+    assert [trial["number"] for trial in trials] == list(range(1, 9))
+    assert {trial["state"] for trial in trials} <= set(DONE)
+    for trial in trials:
+        epochs = [row["epoch"] for row in trial["history"]]
+        assert epochs == list(range(1, len(epochs) + 1))
+    retries = sum(trial["retries"] for trial in trials)
+    assert retries == stderr.count("was lost; it is begun again")
+    assert retries >= 1
+
+
+def test_a_killed_driver_leaves_no_process_and_its_search_is_resumed(
+    mnist: Mnist, start: Callable[..., Any], on_cluster: list[str], tmp_path: Path
+) -> None:
+    command = start(*LONG_ENOUGH)
+    wait_until(lambda: len(_trials(tmp_path, *DONE)) >= 2, "two of eight trials")
+    command.kill()
+    command.wait()
+    before = _trials(tmp_path, *DONE)
+    wait_until(lambda: not job_processes(), "no process of a job")
+    resumed = mnist(*LONG_ENOUGH, "--resume", "--json", *on_cluster)
+    assert resumed.exit_code == 0, resumed.stderr
+    trials = resumed.document["trials"]
+    assert [trial["number"] for trial in trials] == list(range(1, 9))
+    assert {trial["state"] for trial in trials} <= set(DONE)
+    assert [trials[trial["number"] - 1] for trial in before] == before  # not trained again
+
+
+def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(start: Callable[..., Any]) -> None:
+    options = ["--arch", "mlp", "--batch-size", "20", "--seed", "77", "--trials", "3"]
+    command = start("tune", "--framework", "fake", *options)  # sleeps
+    wait_until(lambda: len(job_processes()) == 2, "a process of a job on each node")
+    command.send_signal(signal.SIGINT)
+    _, stderr = command.communicate(timeout=20)
+    assert command.returncode == 130
+    assert stderr.splitlines()[-1] == "Interrupted. Go on with the same command and --resume."
+    wait_until(lambda: not job_processes(), "no process of a job")
+
+
+def test_more_cores_than_a_node_has_are_named(mnist: Mnist, on_cluster: list[str]) -> None:
+    outcome = mnist("tune", "--framework", "fake", "--arch", "mlp", "--threads", 2, *on_cluster)
+    assert outcome.exit_code == 1
+    assert "No node of the cluster has 2 cores for a run." in outcome.stderr.splitlines()[-1]
+
+
+def test_a_search_from_python_starts_a_cluster_for_itself_and_ends_it(small_data: Path) -> None:
+    before = psutil.Process().children(recursive=True)
+    found = mnist_cli.tune(
+        "fake",
+        arch="mlp",
+        batch_size=[20, 40],
+        trials=2,
+        epochs=1,
+        dataset=small_data,
+        progress=False,
+    )
+    assert [trial["state"] for trial in found.trials] == ["finished", "finished"]
+    assert found.best in found.trials
+    _, alive = psutil.wait_procs(
+        [each for each in psutil.Process().children(recursive=True) if each not in before],
+        timeout=10,
+    )
+    assert [each.cmdline() for each in alive] == []
+
+
+def test_without_what_tune_needs_the_extra_is_named_before_anything_starts(
+    mnist: Mnist, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    find_spec = ray_cluster.importlib.util.find_spec
+    monkeypatch.setattr(
+        ray_cluster.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "pandas" else find_spec(name, *rest),
+    )
+    outcome = mnist("tune", "--framework", "fake", "--arch", "mlp", "--results-dir", tmp_path)
+    assert outcome.exit_code == 1
+    assert outcome.stderr == (
+        "Error: Pandas is not installed. Install it into this environment: "
+        "pip install 'mnist-cli[cluster]'\n"
+    )
+
+
+def test_a_node_without_what_tune_needs_is_named() -> None:
+    found = {"version": __version__, "missing": [], "modules": ["pandas"]}
+    said = ray_cluster._problem("n1", found)
+    assert said == ("The node n1 has no pandas. Install it there: pip install 'mnist-cli[cluster]'")
+
+
+def test_an_address_without_a_cluster_is_named(mnist: Mnist, tmp_path: Path) -> None:
+    options = ["--framework", "fake", "--arch", "mlp", "--results-dir", tmp_path]
+    outcome = mnist("tune", *options, "--address", "ray://127.0.0.1:9")
+    assert outcome.exit_code == 1
+    assert "There is no Ray cluster at ray://127.0.0.1:9" in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
