@@ -231,7 +231,7 @@ def _execute(
                 trial |= {"state": event["state"], "error": event["error"]}
                 growing.update()
                 _show_end(trial, observer)
-            case _:
+            case _ if trial["state"] == "running":  # what is between epochs may come late
                 observer.on_event(event, run=run)
 
     done = [trial for trial in trials if trial["state"] in DONE]

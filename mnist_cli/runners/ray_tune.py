@@ -9,7 +9,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,6 +55,7 @@ def run(plan: Plan, contents: Sequence[Any], *, events: Events, agent: Any, fold
             name="search",
             storage_path=folder,
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[_Reports(events, plan.epochs)],
             verbose=0,
         ),
@@ -82,34 +83,37 @@ class TrainTrial(tune.Trainable):
         contents: list[Any],
         agent: Any,
     ) -> None:
-        """Begin the trial ``config["number"]``."""
+        """Prepare for the trial ``config["number"]``."""
         node = ray.get_runtime_context().get_node_id()
         self._node = f"{socket.gethostname()}-{node[:4]}"
         self._jobs, self._files, self._contents = jobs, files, contents
         self._search = agent
         self._pool = ThreadPoolExecutor(1)
-        self._begin(config["number"])
+        self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial in this actor; the one before has ended."""
-        self._begin(new_config["number"])
+        """Prepare for another trial in this actor; the one before has ended."""
+        self._number = new_config["number"]
+        self._epochs: deque[dict[str, Any]] = deque()  # that no step has returned yet
+        self._end: Future[dict[str, Any]] | None = None  # of the training, once it has begun
         return True
 
-    def _begin(self, number: int) -> None:
-        self._number = number
-        self._epochs: deque[dict[str, Any]] = deque()  # that no step has returned yet
+    def _begin(self) -> Future[dict[str, Any]]:
         started = {"event": "started", "node": self._node}
-        ray.get(self._search.tell.remote(number, started))  # before any epoch
+        ray.get(self._search.tell.remote(self._number, started))  # before any epoch
         self._agent = NodeAgent(self._node, timing="shared", execute=_execute)
-        self._end = self._pool.submit(
-            self._agent.run, self._jobs[number], None, self._files, *self._contents
-        )
+        job = self._jobs[self._number]
+        return self._pool.submit(self._agent.run, job, None, self._files, *self._contents)
 
     def step(self) -> dict[str, Any]:
         """Return the next epoch, once it has ended, or why the training has failed.
 
-        Raises `RuntimeError` if its process was killed: then Tune begins the trial again.
+        The first step begins the training: Tune also prepares actors for trials that get another
+        one in the end. Raises `RuntimeError` if its process was killed: then Tune begins the trial
+        again.
         """
+        if self._end is None:
+            self._end = self._begin()
         while not self._epochs:
             wait([self._end], timeout=NEWS_SECONDS / 2)
             end = self._end.result() if self._end.done() else None
@@ -129,7 +133,7 @@ class TrainTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         """Stop the training if it is still going on; its process is gone then."""
-        while not self._end.done():
+        while self._end is not None and not self._end.done():
             self._agent.cancel()
             wait([self._end], timeout=NEWS_SECONDS / 2)
 
