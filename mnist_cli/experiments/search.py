@@ -226,7 +226,7 @@ def _execute(
                 growing.update()
             case "again":
                 trial["retries"] += 1
-                observer.note(f"Trial {number} was lost; it is begun again.")
+                observer.note(f"Trial {number} was lost ({event['reason']}); it is begun again.")
             case "ended":
                 trial |= {"state": event["state"], "error": event["error"]}
                 growing.update()

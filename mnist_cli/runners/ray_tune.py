@@ -10,6 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -167,11 +168,17 @@ class _Reports(tune.Callback):
         self._add(trial, {"event": "ended", "state": state, "error": error})
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._add(trial, {"event": "again"})
+        self._add(trial, {"event": "again", "reason": _reason(trial)})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = f"lost {MAX_RETRIES + 1} times, with the node or the process that it was on"
+        error = f"lost {MAX_RETRIES + 1} times, in the end because {_reason(trial)}"
         self._add(trial, {"event": "ended", "state": "failed", "error": error})
 
     def _add(self, trial: Any, event: dict[str, Any]) -> None:
         self._events.append((trial.config["number"], event))
+
+
+def _reason(trial: Any) -> str:
+    """Return why a trial was lost: the last line of what Tune wrote about it."""
+    text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "unknown"
+    return text.strip().rpartition("\n")[2].strip().rstrip(".")

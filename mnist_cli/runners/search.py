@@ -91,10 +91,10 @@ def run_trials(
 
     ``finished`` are as in `Plan`. ``on_event`` gets each event with the number of its trial, in
     order: ``started``, which names the ``node`` and may come again if that is lost; what jobs
-    report (see `base`), of an epoch the `EPOCH_FIELDS`; ``again``, when a trial that was lost is
-    begun again; ``ended`` with ``state``, finished, stopped, diverged or failed, and ``error``.
-    ``note`` gets messages for the user. Raises what `connected` does, and `FrameworkError` if there
-    are no nodes for the trials, or Tune itself fails.
+    report (see `base`), of an epoch the `EPOCH_FIELDS`; ``again``, when a trial that was lost, for
+    a ``reason``, is begun again; ``ended`` with ``state``, finished, stopped, diverged or failed,
+    and ``error``. ``note`` gets messages for the user. Raises what `connected` does, and
+    `FrameworkError` if there are no nodes for the trials, or Tune itself fails.
     """
     first = next(iter(jobs.values()))
     gpus = int(first.device == "cuda")

@@ -164,7 +164,7 @@ def test_a_trial_that_is_begun_again_counts_once(tmp_path: Path) -> None:
     def lose_one(jobs: Any, finished: Any, on_event: Any) -> None:
         on_event(1, {"event": "started", "node": "n1"})
         on_event(1, epoch_event(1, 0.5, 5))
-        on_event(1, {"event": "again"})
+        on_event(1, {"event": "again", "reason": "its node was lost"})
         pretend(jobs, finished, on_event)
 
     document = make_search(4, execute=lose_one, path=tmp_path / "tune_results.json")
