@@ -256,9 +256,8 @@ def _show_end(trial: Mapping[str, Any], observer: Observer) -> None:
         observer.finish_run(failure=trial["error"], run=run)
         return
     epochs, accuracy = len(trial["history"]), trial["history"][-1]["validation_accuracy"]
-    stopped = ", stopped" * (trial["state"] == "stopped")
-    told = f"validation {accuracy:.2%} after {plural(epochs, 'epoch')}{stopped}"
-    observer.finish_run(summary=told, run=run)
+    stopped = ", stopped" * (trial["state"] == "stopped")  # a line of 80 characters in all
+    observer.finish_run(summary=f"{accuracy:.2%}{stopped} after {plural(epochs, 'epoch')}", run=run)
 
 
 def trial_label(trial: Mapping[str, Any]) -> str:
