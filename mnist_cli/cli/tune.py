@@ -65,7 +65,7 @@ def tune(
     """Search for good settings and networks; poor trials are stopped early."""
     from mnist_cli.api import tuning
     from mnist_cli.reporting import console
-    from mnist_cli.reporting.search import lines
+    from mnist_cli.reporting.search import lines, screen_table
 
     found = tuning.tune(
         framework,
@@ -92,7 +92,7 @@ def tune(
         print_json(found.to_json())
     else:
         out = console.stdout()
-        out.print(console.search_table(found.document))
+        out.print(screen_table(found.document))
         for line in lines(found.document):  # whole, also on a terminal: one of them is to be copied
             out.print(line, markup=False, highlight=False, soft_wrap=True)
         say_written(*found.files)

@@ -50,14 +50,9 @@ class Observer(Protocol):
         """Called with each event of a run, by default of the one that began last."""
 
     def finish_run(
-        self,
-        record: RunRecord | None = None,
-        *,
-        summary: str = "",
-        failure: str = "",
-        run: int | None = None,
+        self, record: RunRecord | None = None, *, failure: str = "", run: int | None = None
     ) -> None:
-        """Called when a run has ended: with a record or a summary, or with why it failed."""
+        """Called when a run has ended: with a record, or with why it failed."""
 
     def note(self, text: str) -> None:
         """Called with a message for the user."""

@@ -257,7 +257,8 @@ def _show_end(trial: Mapping[str, Any], observer: Observer) -> None:
         return
     epochs, accuracy = len(trial["history"]), trial["history"][-1]["validation_accuracy"]
     stopped = ", stopped" * (trial["state"] == "stopped")  # a line of 80 characters in all
-    observer.finish_run(summary=f"{accuracy:.2%}{stopped} after {plural(epochs, 'epoch')}", run=run)
+    observer.finish_run(run=run)
+    observer.note(f"{trial_label(trial)}: {accuracy:.2%}{stopped} after {plural(epochs, 'epoch')}")
 
 
 def trial_label(trial: Mapping[str, Any]) -> str:

@@ -138,14 +138,9 @@ class TrainingProgress:
             )
 
     def finish_run(
-        self,
-        record: RunRecord | None = None,
-        *,
-        summary: str = "",
-        failure: str = "",
-        run: int | None = None,
+        self, record: RunRecord | None = None, *, failure: str = "", run: int | None = None
     ) -> None:
-        """Show that a run has ended: with a record or a summary, or the cause of its failure."""
+        """Show that a run has ended: with a record, or with the cause of its failure."""
         run = self._latest if run is None else run
         self._shares[run] = 1.0
         self._finished += 1
@@ -154,8 +149,6 @@ class TrainingProgress:
         self._show_all()
         if failure:
             self._console.print(Text.assemble(("failed", "red"), f" {label}: {failure}"))
-        elif summary:
-            self.note(f"{label}: {summary}")
         elif record is not None and self._one_line_per_run:
             self.note(
                 f"{label:32} test {record.test_accuracy:.2%}  "
@@ -282,19 +275,6 @@ def experiment_table(document: Mapping[str, Any]) -> Table:
         # Six figures with their intervals must fit the 80 columns of a usual terminal.
         cells = [cell.replace(" ± ", " ±").replace(" of ", "/") for cell in row]
         table.add_row(*("[red]failed[/red]" if cell == "failed" else cell for cell in cells))
-    return table
-
-
-def search_table(document: Mapping[str, Any]) -> Table:
-    """Return the table of `mnist tune`, one row per trial, the best first."""
-    from mnist_cli.reporting import search
-
-    header, rows = search.table(document)
-    table = _table(search.caption(document), [name.replace(" ", "\n", 1) for name in header])
-    table.columns[-1].overflow = "fold"  # the name of a network may be long
-    for row in rows:
-        style = "bold" if row[0] == str(document["best"]) else None
-        table.add_row(*map(Text, row), style=style)
     return table
 
 

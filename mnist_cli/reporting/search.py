@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnist_cli.config import NETWORKS
 from mnist_cli.names import dataset_name, framework_name, network_name, plural
 from mnist_cli.reporting.notebook import Chart, chart
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # What a table and a chart call the settings.
 SETTING_NAMES = {
@@ -129,6 +132,21 @@ def table(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         for trial in ranked(document)
     ]
     return header, rows
+
+
+def screen_table(document: Mapping[str, Any]) -> Table:
+    """Return the table of `mnist tune` for a terminal, the best trial in bold."""
+    from rich.text import Text
+
+    from mnist_cli.reporting.console import plain_table
+
+    header, rows = table(document)
+    shown = plain_table(caption(document), [name.replace(" ", "\n", 1) for name in header])
+    shown.columns[-1].overflow = "fold"  # the name of a network may be long
+    for row in rows:
+        is_best = row[0] == str(document["best"])
+        shown.add_row(*map(Text, row), style="bold" if is_best else None)
+    return shown
 
 
 def ranked(document: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from made_search import epoch_event, make_search
 from rich.console import Console
 
 from mnist_cli.errors import UsageError
-from mnist_cli.reporting import console, results, search
+from mnist_cli.reporting import results, search
 from mnist_cli.reporting.charts import search as chart
 
 LINE = "conv 8, relu, pool, dense 32, relu"
@@ -79,7 +79,7 @@ def test_the_table_has_the_best_trial_first_and_stands_in_80_columns() -> None:
     document = make_search(20)
     screen = Console(width=80)
     with screen.capture() as shown:
-        screen.print(console.search_table(document))
+        screen.print(search.screen_table(document))
     assert "…" not in shown.get()
     assert max(map(len, shown.get().splitlines())) <= 80
     rows = [line.split() for line in shown.get().splitlines() if line.strip()[:1].isdigit()][1:]

@@ -133,13 +133,13 @@ def test_a_node_killed_amid_twelve_runs_costs_none_of_them_and_a_late_one_helps(
     )
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)  # SIGKILL
     # Held until the late node is at work, or a quick machine would be done before it is there.
-    held = _job_processes()
+    held = job_processes()
     for each in held:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.suspend()
     try:
         cluster.add_node(num_cpus=1)
-        wait_until(lambda: bool(set(_job_processes()) - set(held)), "a run on the late node")
+        wait_until(lambda: bool(set(job_processes()) - set(held)), "a run on the late node")
     finally:
         for each in held:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -289,7 +289,7 @@ def test_a_training_whose_process_is_killed_goes_on_after_its_last_epoch(
     command = start("train", "--framework", "numpy", "--arch", "mlp", "--epochs", 60)
     results = tmp_path / "results"
     wait_until((results / "models" / "numpy-mlp.safetensors").exists, "an epoch's checkpoint")
-    _job_processes()[0].kill()
+    job_processes()[0].kill()
     _, stderr = command.communicate(timeout=60)
     assert command.returncode == 0, stderr
     assert "Going on after epoch" in stderr
