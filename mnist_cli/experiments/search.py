@@ -27,6 +27,7 @@ SEARCH = "tune_results"
 # States of trials that need not be trained again; what has failed otherwise may succeed next time.
 DONE = ("finished", "stopped", "diverged")
 _LOGARITHMIC = ("learning_rate", "batch_size")
+_MANY = 100  # trials, whose document takes more than milliseconds to write
 _MAX_DRAWS = 100  # for each trial, until it differs from the others
 
 
@@ -226,6 +227,7 @@ def _execute(
                 growing.update()
             case "again":
                 trial["retries"] += 1
+                growing.update()
                 observer.note(f"Trial {number} was lost ({event['reason']}); it is begun again.")
             case "ended":
                 trial |= {"state": event["state"], "error": event["error"]}
@@ -239,7 +241,7 @@ def _execute(
         observer.start_run(trial_label(trial), run=trial["number"] - 1)
         _show_end(trial, observer)
     missing = {trial["number"]: jobs[trial["number"] - 1] for trial in trials if trial not in done}
-    with Growing(write, may_skip=True) as growing:
+    with Growing(write, may_skip=len(jobs) > _MANY) as growing:
         if missing:
             accuracies = [
                 [epoch["validation_accuracy"] for epoch in trial["history"]] for trial in done

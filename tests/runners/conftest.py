@@ -26,7 +26,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         variables.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         variables.setenv("FAKE_FRAMEWORK", "sleep 1")
         variables.setenv("FAKE_FRAMEWORK_ONLY", "mlp 77")
-        variables.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("nodes")))
+        nodes = tmp_path_factory.mktemp("nodes")
+        variables.setenv("FAKE_FRAMEWORK_HOLD", str(nodes / "hold"))
+        variables.setenv("XDG_CACHE_HOME", str(nodes))
         Cluster = pytest.importorskip("ray.cluster_utils").Cluster  # noqa: N806
 
         head = {"num_cpus": 1, "include_dashboard": False, "_system_config": QUICK_TO_NOTICE}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,7 @@ from mnist_cli.runners import ray_cluster
 
 Mnist = Callable[..., Any]
 SCHEMAS = json.loads(Path(__file__).parents[1].joinpath("schemas.json").read_text())
-# Trials that are not stopped take some seconds: time enough to break something meanwhile. Epochs of
-# a tenth of a second or more, so that processes are not ahead of what is known about them.
-LONG_ENOUGH = ("tune", "--framework", "numpy", "--batch-size", "16,32", "--epochs", "12")
-LONG_ENOUGH = (*LONG_ENOUGH, "--trials", "6", "--reduction-factor", "4")
-EARLY = 6  # epochs of 12: a trial that had so few when the record was written is still going on
+SIX = ("tune", "--framework", "fake", "--arch", "mlp", "--batch-size", "20,40", "--trials", "6")
 
 
 @pytest.fixture
@@ -37,11 +34,31 @@ def on_cluster(cluster: Any, small_data: Path, tmp_path: Path) -> list[str]:
     ]
 
 
-def _trials(folder: Path, *states: str) -> list[dict[str, Any]]:
-    """The trials of the unfinished document that are in one of these states."""
+@pytest.fixture
+def hold(cluster: Any) -> Iterator[Path]:
+    """A file: while it is there, no trial of the fake framework gets past its first epoch."""
+    path = Path(os.environ["FAKE_FRAMEWORK_HOLD"])
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def _trials(folder: Path) -> list[dict[str, Any]]:
+    """The trials of the unfinished document."""
     path = folder / "results" / "tune_results.partial.json"
-    trials = load_search(path)["trials"] if path.exists() else []
-    return [trial for trial in trials if trial["state"] in states]
+    trials: list[dict[str, Any]] = load_search(path)["trials"] if path.exists() else []
+    return trials
+
+
+def _done(folder: Path) -> list[dict[str, Any]]:
+    return [trial for trial in _trials(folder) if trial["state"] in DONE]
+
+
+def require_all_six(trials: list[dict[str, Any]]) -> None:
+    assert [trial["number"] for trial in trials] == list(range(1, 7))
+    for trial in trials:
+        assert trial["state"] in DONE
+        epochs = [row["epoch"] for row in trial["history"]]
+        assert epochs == list(range(1, len(epochs) + 1))
 
 
 def test_the_best_of_exactly_the_trials_asked_for_can_be_trained_by_its_command(
@@ -82,59 +99,54 @@ def test_the_best_of_exactly_the_trials_asked_for_can_be_trained_by_its_command(
         assert [row[name] for row in history] == [row[name] for row in best["history"]]
 
 
-def test_a_process_and_a_node_killed_amid_the_trials_cost_none_of_them(
-    cluster: Any, start: Callable[..., Any], tmp_path: Path
+def test_processes_and_a_node_killed_amid_the_trials_cost_none_of_them(
+    cluster: Any, start: Callable[..., Any], hold: Path, tmp_path: Path
 ) -> None:
-    node = next(iter(cluster.worker_nodes))
-    command = start(*LONG_ENOUGH)
-
-    def on_node() -> list[dict[str, Any]]:
-        running = [each for each in _trials(tmp_path, "running") if each["history"]]
-        here = [each for each in running if each["node"].endswith(f"-{node.node_id[:4]}")]
-        return [each for each in here if len(each["history"]) < EARLY]
-
-    wait_until(lambda: bool(on_node()), "a trial on the node")
+    hold.touch()
+    command = start(*SIX)
+    wait_until(lambda: len(job_processes()) == 2, "a trial on each node")
     for process in job_processes():
         process.kill()  # as a system does that is out of memory
-    wait_until(lambda: any(each["retries"] for each in on_node()), "the trial again")
+    begun_again = "two trials that are begun again, and one on each node"
+    wait_until(lambda: sum(trial["retries"] for trial in _trials(tmp_path)) == 2, begun_again)
+    wait_until(lambda: len(job_processes()) == 2, begun_again)
+    node = next(iter(cluster.worker_nodes))
     cluster.remove_node(node, allow_graceful=False)  # SIGKILL
     cluster.add_node(num_cpus=1)
+    hold.unlink()
     _, stderr = command.communicate(timeout=60)
     assert command.returncode == 0, stderr
     trials = load_search(tmp_path / "results" / "tune_results.json")["trials"]
-    assert [trial["number"] for trial in trials] == list(range(1, 7))
-    assert {trial["state"] for trial in trials} <= set(DONE)
-    for trial in trials:
-        epochs = [row["epoch"] for row in trial["history"]]
-        assert epochs == list(range(1, len(epochs) + 1))
-    retries = sum(trial["retries"] for trial in trials)
-    assert retries == stderr.count("; it is begun again")
-    assert retries >= 2
-    assert "killed by SIGKILL (out of memory?)" in stderr
+    require_all_six(trials)
+    assert sum(trial["retries"] for trial in trials) == stderr.count("; it is begun again") == 3
+    assert stderr.count("killed by SIGKILL (out of memory?)") == 2
     assert "the actor's node was terminated" in stderr
 
 
 def test_a_killed_driver_leaves_no_process_and_its_search_is_resumed(
-    mnist: Mnist, start: Callable[..., Any], on_cluster: list[str], tmp_path: Path
+    mnist: Mnist, start: Callable[..., Any], on_cluster: list[str], hold: Path, tmp_path: Path
 ) -> None:
-    command = start(*LONG_ENOUGH)
-    wait_until(lambda: len(_trials(tmp_path, *DONE)) >= 2, "two of six trials")
+    command = start(*SIX)
+    wait_until(lambda: len(_done(tmp_path)) >= 2, "two of six trials")
+    hold.touch()
     command.kill()
     command.wait()
-    before = _trials(tmp_path, *DONE)
+    before = _done(tmp_path)
     wait_until(lambda: not job_processes(), "no process of a job")
-    resumed = mnist(*LONG_ENOUGH, "--resume", "--json", *on_cluster)
+    hold.unlink()
+    resumed = mnist(*SIX, "--resume", "--json", *on_cluster)
     assert resumed.exit_code == 0, resumed.stderr
-    trials = resumed.document["trials"]
-    assert [trial["number"] for trial in trials] == list(range(1, 7))
-    assert {trial["state"] for trial in trials} <= set(DONE)
-    assert [trials[trial["number"] - 1] for trial in before] == before  # not trained again
+    require_all_six(resumed.document["trials"])
+    for trial in before:  # not trained again
+        assert resumed.document["trials"][trial["number"] - 1] == trial
 
 
-def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(start: Callable[..., Any]) -> None:
-    options = ["--arch", "mlp", "--batch-size", "20", "--seed", "77", "--trials", "3"]
-    command = start("tune", "--framework", "fake", *options)  # sleeps
-    wait_until(lambda: len(job_processes()) == 2, "a process of a job on each node")
+def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(
+    start: Callable[..., Any], hold: Path
+) -> None:
+    hold.touch()
+    command = start(*SIX)
+    wait_until(lambda: bool(job_processes()), "a trial at work")
     command.send_signal(signal.SIGINT)
     _, stderr = command.communicate(timeout=20)
     assert command.returncode == 130
