@@ -2,7 +2,7 @@
 
     from mnist_cli import collect, compare, compare_records, evaluate, evaluate_all, export_model
     from mnist_cli import import_model, inspect_data, list_results, load_model, measure_robustness
-    from mnist_cli import predict, submit, sweep_batch, train
+    from mnist_cli import predict, submit, sweep_batch, train, tune
 
 Importing this package loads nothing heavy: no framework, not even NumPy. Each function is loaded
 with its first use.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mnist_cli.api.results import compare_records, list_results
     from mnist_cli.api.submitting import submit
     from mnist_cli.api.training import evaluate, train
+    from mnist_cli.api.tuning import tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "submit",
     "sweep_batch",
     "train",
+    "tune",
 ]
 
 _MODULES = {
@@ -57,6 +59,7 @@ _MODULES = {
     "submit": "submitting",
     "sweep_batch": "comparing",
     "train": "training",
+    "tune": "tuning",
 }
 
 

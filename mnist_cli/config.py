@@ -30,6 +30,14 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 ROTATIONS = ("auto", "0", "90", "180", "270")  # degrees clockwise by which a picture is turned
 PRECISIONS = ("float32", "tf32", "bfloat16")
 RUNNERS = ("process", "ray")  # on this machine, or on a cluster
+# What `mnist tune` searches by default: from a number to another, or one of several.
+SEARCH_SPACE = {
+    "learning_rate": "0.01:0.3",
+    "batch_size": "32,64,128,256",
+    "label_smoothing": "0:0.2",
+    "warmup_fraction": "0.05:0.5",
+    "decay_power": "0.5:3",
+}
 LR_SCALINGS = ("none", "linear", "sqrt")
 SORTS = ("date", "accuracy", "seconds", "speed", "framework", "network", "batch-size", "seed")
 

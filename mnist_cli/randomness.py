@@ -17,6 +17,7 @@ _STREAMS = {
     "non-digits": 6,
     "dropout": 7,
     "disturbances": 8,
+    "search": 9,
 }
 
 

@@ -90,7 +90,7 @@ def test_names_and_defaults_are_those_of_the_options() -> None:
         "export": ("export_model",),
         "import_file": ("import_model",),
     }
-    for name in ("train", "evaluate", "compare", "sweep_batch", "predict", *functions):
+    for name in ("train", "evaluate", "compare", "sweep_batch", "tune", "predict", *functions):
         module = importlib.import_module(f"mnist_cli.cli.{name}")
         api = {
             parameter: value

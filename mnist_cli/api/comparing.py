@@ -275,6 +275,7 @@ def _settings(template: TrainJob, activation: str, plan: dict[str, Any]) -> dict
     config = job.pop("config")
     for of_one_run in ("framework", "spec", "checkpoint", "resume", "files"):
         del job[of_one_run]
+    del job["validates_only"]  # a comparison has no such runs
     networks: list[ModelSpec] = plan["networks"]
     named = {
         "archs": [network.arch for network in networks],

@@ -26,10 +26,11 @@ from mnist_cli.cli.results import results
 from mnist_cli.cli.submit import submit
 from mnist_cli.cli.sweep_batch import sweep_batch
 from mnist_cli.cli.train import train
+from mnist_cli.cli.tune import tune
 from mnist_cli.errors import MnistError
 from mnist_cli.torchrun import is_main, require_alone, wait_to_report
 
-_RESUMABLE = ("train", "compare", "sweep-batch")
+_RESUMABLE = ("train", "compare", "sweep-batch", "tune")
 _INTERRUPTED = 130  # Typer's exit code for Ctrl-C, and every shell's
 
 app = typer.Typer(
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(train, evaluate, compare, sweep_batch, networks, predict, data),
+    *(train, evaluate, compare, sweep_batch, tune, networks, predict, data),
     *(submit, collect, draw, export, report, results, compare_records, info),
 ):
     app.command()(command)

@@ -90,7 +90,7 @@ def run_jobs(
     if path is None:
         return execute({}, save=lambda _: None)
     partial = path.with_suffix(".partial.json")
-    with _lock(path.parent):
+    with folder_lock(path.parent):
         for existing in (path, partial):
             _keep_aside_unless_readable(existing, observer)
         finished: dict[Key, RunRecord] = {}
@@ -99,11 +99,11 @@ def run_jobs(
             if len(finished) == len(jobs):
                 observer.note(f"All {len(jobs)} runs are there already; none is missing.")
         elif partial.exists() and load_document(partial)["runs"]:
-            aside = _keep_aside(partial)
+            aside = keep_aside(partial)
             observer.note(f"An unfinished comparison was found; it is kept as {aside}.")
         document = execute(finished, save=lambda document: write_json(partial, document))
         if not document["runs"] and path.exists():  # a mistyped --device, say
-            observer.note(f"No run was finished: the earlier record is {_keep_aside(path)} now.")
+            observer.note(f"No run was finished: the earlier record is {keep_aside(path)} now.")
         write_json(path, document)
         partial.unlink(missing_ok=True)
     return document
@@ -145,7 +145,7 @@ def _execute(
         else:
             observer.on_event(event, run=run)
 
-    with _Growing(write, may_skip=not isinstance(runner, process.ProcessRunner)) as growing:
+    with Growing(write, may_skip=not isinstance(runner, process.ProcessRunner)) as growing:
         for run, job in enumerate(jobs):
             if job_key(job) in finished:
                 observer.start_run(job_label(job, jobs), run=run)
@@ -168,7 +168,7 @@ def _execute(
     return growing.document
 
 
-class _Growing:
+class Growing:
     """The document of an experiment, written after each run and at the end of the block.
 
     With ``may_skip`` less often while that would take more than a part of the time: with thousands
@@ -181,7 +181,7 @@ class _Growing:
         self._may_skip = may_skip
         self._write()
 
-    def __enter__(self) -> _Growing:
+    def __enter__(self) -> Growing:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -272,10 +272,11 @@ def _keep_aside_unless_readable(path: Path, observer: Observer) -> None:
     try:
         load_document(path)
     except RecordError as error:
-        observer.note(f"{error} It is kept as {_keep_aside(path)}.")
+        observer.note(f"{error} It is kept as {keep_aside(path)}.")
 
 
-def _keep_aside(path: Path) -> Path:
+def keep_aside(path: Path) -> Path:
+    """Rename a document to a name that is free, and return that."""
     aside = next(
         candidate
         for number in itertools.count(1)
@@ -285,7 +286,7 @@ def _keep_aside(path: Path) -> Path:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which the system releases whenever the process ends."""
     require_writable(folder)
     try:
@@ -293,6 +294,6 @@ def _lock(folder: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise OutputError(
-            f"Another comparison is running in {folder}. "
+            f"Another comparison or search is running in {folder}. "
             "Wait for it, or choose another folder with --results-dir."
         ) from None

@@ -132,7 +132,8 @@ class TrainingProgress:
                 f"{self._labels[run]}  {event['epoch']}/{event['epochs']}  "
                 f"loss {event['train_loss']:.4f}  "
                 f"validation {event['validation_accuracy']:.2%}  "
-                f"test {event['test_accuracy']:.2%}  {event['train_seconds']:.1f} s",
+                + (f"test {event['test_accuracy']:.2%}  " if "test_accuracy" in event else "")
+                + f"{event['train_seconds']:.1f} s",
                 soft_wrap=True,
             )
 
@@ -146,9 +147,9 @@ class TrainingProgress:
         self._progress.remove_task(self._bars.pop(run))
         label = self._labels.pop(run)
         self._show_all()
-        if record is None:
+        if failure:
             self._console.print(Text.assemble(("failed", "red"), f" {label}: {failure}"))
-        elif self._one_line_per_run:
+        elif record is not None and self._one_line_per_run:
             self.note(
                 f"{label:32} test {record.test_accuracy:.2%}  "
                 f"{record.train_seconds:6.1f} s  {record.images_per_second:8,.0f} images/s"

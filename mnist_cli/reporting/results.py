@@ -10,8 +10,9 @@ from mnist_cli.data.dataset import Dataset
 from mnist_cli.errors import DataError, RecordError, UsageError
 from mnist_cli.experiments.document import load_document, records_of
 from mnist_cli.experiments.plan import COMPARISON, SWEEP
+from mnist_cli.experiments.search import SEARCH, load_search
 from mnist_cli.records import RunRecord, replacing
-from mnist_cli.reporting.charts import batch_size, comparison, model_samples, training
+from mnist_cli.reporting.charts import batch_size, comparison, model_samples, search, training
 from mnist_cli.reporting.page import render_page
 from mnist_cli.reporting.tables import Document
 
@@ -24,14 +25,14 @@ Chart = tuple[Path, str]
 def load_documents(folder: Path) -> Mapping[str, Document]:
     """Return the documents of experiments in a results folder, by the experiment's name.
 
-    Raises `RecordError` if there is none, nor a record of `mnist train`.
+    Raises `RecordError` if there is none, nor a record of `mnist train` or `mnist tune`.
     """
     paths = {name: folder / f"{name}.json" for name in CHARTS}
     documents = {name: load_document(path) for name, path in paths.items() if path.exists()}
-    if not documents and not training_paths(folder):
+    if not documents and not training_paths(folder) and not (folder / f"{SEARCH}.json").exists():
         raise RecordError(
-            f"No records in {folder}. Make them with 'mnist compare', 'mnist sweep-batch' or "
-            "'mnist train', or name another folder with --results-dir."
+            f"No records in {folder}. Make them with 'mnist compare', 'mnist sweep-batch', "
+            "'mnist train' or 'mnist tune', or name another folder with --results-dir."
         )
     return documents
 
@@ -49,6 +50,15 @@ def draw_document(name: str, document: Document, folder: Path) -> list[Chart]:
     if name == COMPARISON:
         charts += _draw_samples(records, folder / model_samples.FILE_NAME)
     return charts
+
+
+def draw_search(document: Document, folder: Path) -> list[Path]:
+    """Draw the chart of a search into ``folder``, if an epoch was done, and return it."""
+    if not any(trial["history"] for trial in document["trials"]):
+        return []
+    path = folder / search.FILE_NAME
+    search.draw(document, path)
+    return [path]
 
 
 def _draw_samples(records: list[RunRecord], path: Path) -> list[Chart]:
@@ -83,6 +93,9 @@ def draw_report(documents: Mapping[str, Document], folder: Path) -> list[Path]:
         chart = path.with_suffix(".png")
         training.draw(training_record(path), chart)
         charts.append((chart, training.DESCRIPTION))
+    if (path := folder / f"{SEARCH}.json").exists():
+        found = draw_search(load_search(path), folder)
+        charts += [(chart, search.DESCRIPTION) for chart in found]
     page = folder / "report.html"
     with replacing(page) as temporary:
         temporary.write_text(render_page(documents, charts), encoding="utf-8")

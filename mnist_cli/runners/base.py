@@ -26,7 +26,8 @@ class TrainJob:
     With ``fix_orientation`` digits that lie otherwise than MNIST's are turned: `data.orientation`.
     ``files`` maps what the job names, such as ``dataset``, to copies on the machine that executes
     it, where that is not the one that has the files. With ``distributed`` all processes of torchrun
-    execute it together: see `torchrun`.
+    execute it together: see `torchrun`. With ``validates_only`` the validation images stand in for
+    the test images, which no choice may depend on.
     """
 
     framework: str
@@ -42,6 +43,7 @@ class TrainJob:
     live: bool = False
     distributed: bool = False
     fix_orientation: bool = False
+    validates_only: bool = False
     files: dict[str, str] = field(default_factory=dict, hash=False)
 
     def local(self, name: str) -> str:

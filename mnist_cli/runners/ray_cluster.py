@@ -56,6 +56,7 @@ class Ray:
 
     module: Any
     frameworks: Sequence[str]
+    modules: Sequence[str] = ()
     lost: tuple[type[Exception], ...] = ()
     _problems: dict[str, str] = field(default_factory=dict)  # of each node seen; "" if it is fit
 
@@ -95,6 +96,10 @@ class Ray:
         start: Callable[..., Any] = self.module.remote(kind).options(**options).remote
         return start
 
+    def here(self) -> Share:
+        """Return a share of this process' node, the head for ray://, that takes no CPU."""
+        return Share(self.module.get_runtime_context().get_node_id(), "", 1, 0, 0)
+
     def nodes(self) -> list[dict[str, Any]]:
         """Return the nodes that are alive and fit, the first one seen first."""
         alive = [node for node in self.module.nodes() if node["Alive"]]
@@ -108,24 +113,31 @@ class Ray:
     def _examine(self, nodes: Sequence[Mapping[str, Any]]) -> None:
         """Find out what is installed on new nodes, without a module that they may not have."""
 
-        def examine(version: str, frameworks: Sequence[str]) -> dict[str, Any]:
+        def examine(
+            version: str, frameworks: Sequence[str], modules: Sequence[str]
+        ) -> dict[str, Any]:
             try:
                 import mnist_cli
             except ImportError:
                 return {"version": None}
             if mnist_cli.__version__ != version:
                 return {"version": mnist_cli.__version__}
+            from importlib.util import find_spec
+
             from mnist_cli import adapters
 
-            missing = [name for name in frameworks if not adapters.is_installed(name)]
-            return {"version": version, "missing": missing}
+            return {
+                "version": version,
+                "missing": [name for name in frameworks if not adapters.is_installed(name)],
+                "modules": [name for name in modules if find_spec(name) is None],
+            }
 
         self._problems |= {node["NodeID"]: "" for node in nodes}
         able = [node for node in nodes if node["Resources"].get("CPU", 0) >= 1]
         started = [
             self.module.remote(examine)
             .options(num_cpus=0, scheduling_strategy=self._on(node["NodeID"]))
-            .remote(__version__, list(self.frameworks))
+            .remote(__version__, list(self.frameworks), list(self.modules))
             for node in able
         ]
         for node, reference in zip(able, started, strict=True):
@@ -158,6 +170,11 @@ def _problem(name: str, found: Mapping[str, Any]) -> str:
         return (
             f"The node {name} has no {missing}. Install it there, or choose others with "
             "--framework."
+        )
+    if found["modules"]:
+        return (
+            f"The node {name} has no {', '.join(found['modules'])}. Install it there: "
+            "pip install 'mnist-cli[cluster]'"
         )
     return ""
 
@@ -194,18 +211,22 @@ def shares(
 
 
 @contextmanager
-def connected(address: str, frameworks: Sequence[str]) -> Iterator[Ray]:
+def connected(
+    address: str, frameworks: Sequence[str], *, modules: Sequence[str] = ()
+) -> Iterator[Ray]:
     """Connect to the cluster at ``address``, and disconnect at the end.
 
     ``auto`` is the cluster that runs on this machine; ``local`` starts one for the call, which
     listens on 127.0.0.1 alone, and ends it. Raises `UsageError` or `FrameworkError`, in one line,
-    if there is no such cluster, or for a node on which runs of ``frameworks`` would fail.
+    if there is no such cluster, or for a node on which runs of ``frameworks`` would fail, or which
+    lacks one of ``modules``.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise FrameworkError(
-            "Ray is not installed. Install it into this environment: "
-            "pip install 'mnist-cli[cluster]'"
-        )
+    for module in ("ray", *modules):
+        if importlib.util.find_spec(module) is None:
+            raise FrameworkError(
+                f"{module.capitalize()} is not installed. Install it into this environment: "
+                "pip install 'mnist-cli[cluster]'"
+            )
     if address not in (AUTO, LOCAL):
         _require_listening(address)
     with ExitStack() as stack:
@@ -219,7 +240,7 @@ def connected(address: str, frameworks: Sequence[str]) -> Iterator[Ray]:
         _connect(ray, address)
         if address == LOCAL:
             _watch_children(watchman)
-        cluster = Ray(ray, frameworks)
+        cluster = Ray(ray, frameworks, modules)
         cluster.nodes()
         if problems := cluster.problems():
             raise FrameworkError(problems[0])

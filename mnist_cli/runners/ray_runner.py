@@ -76,7 +76,7 @@ class _Slot:
 
 
 @dataclass
-class _Files:
+class Files:
     """What has been put into the object store: SHA-256 and reference, by the name in jobs."""
 
     ray: Ray
@@ -141,7 +141,7 @@ class RayRunner:
         self._timeout_seconds = timeout_seconds
         self._execute = execute
         self.note = note
-        self._files = _Files(ray)
+        self._files = Files(ray)
         self._groups: dict[str, deque[_Run]] = {}  # runs that are not at work, in order
         self._slots: list[_Slot] = []
         self._outcomes: deque[Outcome] = deque()
@@ -376,6 +376,30 @@ def _outcome(run: _Run, end: dict[str, Any]) -> Outcome:
     return Outcome(run.handle, result)
 
 
+def require_shares(
+    ray: Ray, *, threads: int | None, share_nodes: bool, gpus_per_run: int
+) -> list[Share]:
+    """Return what a run gets on each node, as `shares` does. Raises `FrameworkError` for none."""
+    found = shares(ray.nodes(), threads=threads, share_nodes=share_nodes, gpus_per_run=gpus_per_run)
+    if not found:
+        gpus = f"{plural(gpus_per_run, 'GPU')} and " if gpus_per_run else ""
+        raise FrameworkError(
+            f"No node of the cluster has {gpus}{plural(threads or 1, 'core')} for a run. "
+            "Ask for fewer, or start a node that has them."
+        )
+    return found
+
+
+def cluster_line(found: Sequence[Share], threads: int) -> str:
+    """Return which nodes there are, and the threads of each run on them, in a line."""
+    names = ", ".join(share.name for share in found[:_NAMED])
+    more = ", ..." if len(found) > _NAMED else ""
+    return (
+        f"Ray cluster: {plural(len(found), 'node')} ({names}{more}), "
+        f"{plural(threads, 'thread')} for each run."
+    )
+
+
 @contextmanager
 def ray_runner(
     address: str,
@@ -397,15 +421,9 @@ def ray_runner(
     if gpus_per_run is None:
         gpus_per_run = int(device == "cuda")
     with connected(address, frameworks) as ray:
-        found = shares(
-            ray.nodes(), threads=threads, share_nodes=share_nodes, gpus_per_run=gpus_per_run
+        found = require_shares(
+            ray, threads=threads, share_nodes=share_nodes, gpus_per_run=gpus_per_run
         )
-        if not found:
-            gpus = f"{plural(gpus_per_run, 'GPU')} and " if gpus_per_run else ""
-            raise FrameworkError(
-                f"No node of the cluster has {gpus}{plural(threads or 1, 'core')} for a run. "
-                "Ask for fewer, or start a node that has them."
-            )
         if threads is None:
             threads = 1 if share_nodes else min(share.cpus for share in found)
         runner = RayRunner(
@@ -417,12 +435,7 @@ def ray_runner(
             execute=execute,
             note=note,
         )
-        names = ", ".join(share.name for share in found[:_NAMED])
-        more = ", ..." if len(found) > _NAMED else ""
-        note(
-            f"Ray cluster: {plural(len(found), 'node')} ({names}{more}), "
-            f"{plural(threads, 'thread')} for each run."
-        )
+        note(cluster_line(found, threads))
         try:
             yield runner
         finally:

@@ -213,7 +213,8 @@ def _load(job: TrainJob, emit: OnEvent) -> tuple[TrainJob, Adapter, float, Datas
             parts = mix(split(dataset, seed=seed), mnist)
         else:
             parts = split(dataset, seed=seed, limit=job.limit)
-        return dataset, loop.prepare(dataset, parts, job.config)
+        data = loop.prepare(dataset, parts, job.config)
+        return dataset, replace(data, test=data.validation) if job.validates_only else data
 
     if job.dataset not in job.files:
         fetch(job.dataset, say)  # in this thread, where an interruption ends it

@@ -289,5 +289,5 @@ def test_a_second_comparison_in_the_same_folder_says_so_and_stops(
     with FileLock(folder / ".mnist.lock"):
         outcome = mnist("compare", *quick)
     assert outcome.exit_code == 1
-    assert "Another comparison is running" in outcome.stderr
+    assert "Another comparison or search is running" in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 1

@@ -2,13 +2,15 @@
 
 It answers with the nearest class mean. The variable FAKE_FRAMEWORK makes it misbehave, in the
 epoch (counted from 1) that follows the word: ``crash 2``, ``kill 2``, ``nan 2``, ``sleep 2``.
-FAKE_FRAMEWORK_ONLY restricts all this to the run of one network and seed: ``mlp 1``.
+FAKE_FRAMEWORK_ONLY restricts all this to the run of one network and seed: ``mlp 1``. While there is
+a file FAKE_FRAMEWORK_HOLD, no run gets past its first epoch.
 """
 
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -38,6 +40,8 @@ class FakeClassifier:
                 os.kill(os.getpid(), signal.SIGKILL)
             if action == "sleep":
                 time.sleep(600)
+        while self.epochs_seen == 1 and Path(os.environ.get("FAKE_FRAMEWORK_HOLD", "/")).is_file():
+            time.sleep(0.02)
         print("frameworks print what they like")
         # The last layer changes, so that it is exported, saved and restored as any framework's.
         last = [name for name in self.velocities if name.endswith(".weight")][-1]

@@ -10,17 +10,15 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from waiting import wait_until
+from waiting import job_processes, wait_until
 
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import FrameworkError
@@ -29,35 +27,10 @@ from mnist_cli.runners import ray_cluster, ray_runner
 from mnist_cli.runners.base import TrainJob
 from mnist_cli.training import checkpoint
 
-# Dead nodes are noticed within a second or two instead of half a minute.
-QUICK_TO_NOTICE = {
-    "health_check_initial_delay_ms": 500,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 3,
-}
 MEASURED = ("seconds", "per_second", "rss", "wall", "conditions", "environment", "time_to")
 # A second or two: time enough to break something meanwhile.
 LONG_ENOUGH = ("compare", "--framework", "numpy", "--arch", "mlp", "--epochs", 20)
 Mnist = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as variables:
-        variables.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # Before Ray is imported: this cluster, too, is for nobody else.
-        variables.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        variables.setenv("FAKE_FRAMEWORK", "sleep 1")
-        variables.setenv("FAKE_FRAMEWORK_ONLY", "mlp 77")
-        variables.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("nodes")))
-        Cluster = pytest.importorskip("ray.cluster_utils").Cluster  # noqa: N806
-
-        head = {"num_cpus": 1, "include_dashboard": False, "_system_config": QUICK_TO_NOTICE}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(num_cpus=1)
-        yield cluster
-        cluster.shutdown()
 
 
 @pytest.fixture
@@ -67,22 +40,6 @@ def on_cluster(cluster: Any, small_data: Path, tmp_path: Path) -> list[str]:
         *("--runner", "ray", "--address", cluster.address, "--dataset", str(small_data)),
         *("--results-dir", str(tmp_path / "results")),
     ]
-
-
-@pytest.fixture
-def start(on_cluster: list[str]) -> Iterator[Callable[..., Any]]:
-    """Start ``mnist`` on the cluster as a process of its own."""
-    started = []
-
-    def start(*arguments: object) -> Any:
-        command = [sys.executable, "-m", "mnist_cli", *map(str, arguments), *on_cluster]
-        started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.kill()
-        each.communicate()
 
 
 def _kept(values: Any) -> Any:
@@ -98,17 +55,6 @@ def _kept(values: Any) -> Any:
 
 def _nodes(document: dict[str, Any]) -> Counter[str]:
     return Counter(run["environment"]["node"] for run in document["runs"])
-
-
-def _job_processes() -> list[psutil.Process]:
-    """The processes of jobs on the nodes of this cluster, also without a parent."""
-    ours = os.environ["XDG_CACHE_HOME"]
-    return [
-        each
-        for each in psutil.process_iter(["cmdline", "environ"])
-        if "mnist_cli.runners.process" in (each.info["cmdline"] or [])
-        and (each.info["environ"] or {}).get("XDG_CACHE_HOME") == ours
-    ]
 
 
 def _finished_runs(folder: Path) -> int:
@@ -187,13 +133,13 @@ def test_a_node_killed_amid_twelve_runs_costs_none_of_them_and_a_late_one_helps(
     )
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)  # SIGKILL
     # Held until the late node is at work, or a quick machine would be done before it is there.
-    held = _job_processes()
+    held = job_processes()
     for each in held:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.suspend()
     try:
         cluster.add_node(num_cpus=1)
-        wait_until(lambda: bool(set(_job_processes()) - set(held)), "a run on the late node")
+        wait_until(lambda: bool(set(job_processes()) - set(held)), "a run on the late node")
     finally:
         for each in held:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -217,7 +163,7 @@ def test_a_node_that_is_cut_off_for_a_while_costs_no_run_and_gives_none_twice(
     node = cluster.add_node(num_cpus=1)
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     command = start(*LONG_ENOUGH, "--runs", 9)
-    wait_until(lambda: len(_job_processes()) == 3, "a run on each node")
+    wait_until(lambda: len(job_processes()) == 3, "a run on each node")
     stopped = [raylet, *raylet.children(recursive=True)]
     for each in stopped:
         each.suspend()
@@ -243,7 +189,7 @@ def test_a_killed_driver_leaves_no_process_and_its_comparison_is_resumed(
     command.kill()
     command.wait()
     done = _finished_runs(tmp_path / "results")
-    wait_until(lambda: not _job_processes(), "no process of a job")
+    wait_until(lambda: not job_processes(), "no process of a job")
     resumed = mnist(*quick, "--resume", "--json", *on_cluster)
     assert resumed.exit_code == 0, resumed.stderr
     assert sorted(run["seed"] for run in resumed.document["runs"]) == list(range(6))
@@ -253,13 +199,13 @@ def test_a_killed_driver_leaves_no_process_and_its_comparison_is_resumed(
 def test_ctrl_c_ends_the_runs_on_all_nodes(start: Callable[..., Any]) -> None:
     quick = ["compare", "--framework", "fake", "--arch", "mlp", "--batch-size", 20]
     command = start(*quick, "--seed", 77)
-    wait_until(lambda: bool(_job_processes()), "a process of a job")
+    wait_until(lambda: bool(job_processes()), "a process of a job")
     time.sleep(0.5)
     command.send_signal(signal.SIGINT)
     _, stderr = command.communicate(timeout=20)
     assert command.returncode == 130
     assert stderr.splitlines()[-1].startswith("Interrupted.")
-    assert not _job_processes()
+    assert not job_processes()
 
 
 def test_a_run_is_given_up_and_another_goes_on(cluster: Any, small_data: Path) -> None:
@@ -288,7 +234,7 @@ def test_a_run_is_given_up_and_another_goes_on(cluster: Any, small_data: Path) -
         told = [event for handle, event in events if handle == other]
         assert (told[0], told[-1]) == ("started", "epoch")
         runner.cancel(stuck)
-        wait_until(lambda: not _job_processes(), "no process of a job")
+        wait_until(lambda: not job_processes(), "no process of a job")
 
 
 def test_a_run_that_is_killed_each_time_is_a_failure_in_the_end(
@@ -343,7 +289,7 @@ def test_a_training_whose_process_is_killed_goes_on_after_its_last_epoch(
     command = start("train", "--framework", "numpy", "--arch", "mlp", "--epochs", 60)
     results = tmp_path / "results"
     wait_until((results / "models" / "numpy-mlp.safetensors").exists, "an epoch's checkpoint")
-    _job_processes()[0].kill()
+    job_processes()[0].kill()
     _, stderr = command.communicate(timeout=60)
     assert command.returncode == 0, stderr
     assert "Going on after epoch" in stderr

@@ -91,6 +91,22 @@ def test_convolutions_gain_from_bfloat16(network: str) -> None:
     assert tasks._precision_notes(job, environment) == []
 
 
+def test_a_job_that_only_validates_depends_on_no_test_image(
+    train: Callable[..., RunRecord], small_data: Path, tmp_path: Path
+) -> None:
+    whole = load_dataset(str(small_data))
+    other = replace(whole, test_images=255 - whole.test_images, test_labels=whole.test_labels * 0)
+    registry.save_copy(other, tmp_path / "other.npz")
+    one, two = (
+        train(validates_only=True, dataset=str(data)).history[-1]
+        for data in (small_data, tmp_path / "other.npz")
+    )
+    assert replace(one, train_seconds=0, images_per_second=0) == replace(
+        two, train_seconds=0, images_per_second=0
+    )
+    assert (one.test_accuracy, one.test_loss) == (one.validation_accuracy, one.validation_loss)
+
+
 def test_a_record_names_every_setting_of_its_run(
     train: Callable[..., RunRecord], small_data: Path
 ) -> None:

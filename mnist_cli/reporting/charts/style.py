@@ -265,9 +265,9 @@ def network_of(record: RunRecord) -> str:
     return network_name(record.arch, record.activation)
 
 
-def shortened(name: str) -> str:
-    """Return a name of at most `NAME_CHARACTERS`, with an ellipsis if it was longer."""
-    return name if len(name) <= NAME_CHARACTERS else name[: NAME_CHARACTERS - 1] + "…"
+def shortened(name: str, most: int = NAME_CHARACTERS) -> str:
+    """Return a name of at most so many characters, with an ellipsis if it was longer."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def percent_factor(field: str) -> int:
