@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from mnist_cli.api.arguments import (
@@ -12,6 +13,7 @@ from mnist_cli.api.arguments import (
     Names,
     PathLike,
     checked_device,
+    checked_logs,
     checks_arguments,
     resolve_archs,
     results_folder,
@@ -50,6 +52,8 @@ def tune(
     results_dir: PathLike | None = None,
     address: str = "local",
     resume: bool = False,
+    log: Names = None,
+    log_dir: PathLike | None = None,
     progress: bool = True,
 ) -> Search:
     """Search for the settings with the highest validation accuracy, and return what was tried.
@@ -61,6 +65,7 @@ def tune(
     the Ray cluster at ``address``: ``local``, one for the call, ``auto``, ``ray://HOST:PORT`` or
     ``HOST:PORT``, each with ``threads`` threads or, with ``device`` cuda, a GPU. With
     ``results_dir`` record and chart are written there; ``resume`` does the trials that are missing.
+    ``log`` and ``log_dir`` are as in `compare`.
     Raises `UsageError` for a wrong argument, `DataError`, `RecordError` or `FrameworkError`.
     """
     from mnist_cli import adapters
@@ -80,6 +85,7 @@ def tune(
     given = [learning_rate, batch_size, label_smoothing, warmup_fraction, decay_power]
     space = {n: search.read_values(n, each) for n, each in zip(SEARCH_SPACE, given, strict=True)}
     folder = results_folder(results_dir, resume=resume)
+    logs = checked_logs(log, log_dir, folder)
     template = TrainJob(
         framework=adapters.resolve(framework),
         spec=networks[0],
@@ -110,7 +116,11 @@ def tune(
         "data_sha256": data.sha256,
         "limit": limit,
     }
-    with TrainingProgress([operation_count(job.spec) for job in jobs], is_shown=progress) as shown:
+    costs = [operation_count(job.spec) for job in jobs]
+    with (
+        TrainingProgress(costs, is_shown=progress) as shown,
+        logs.opened(shown, jobs, experiment="tune", settings=settings) as observer,
+    ):
         document = search.run_search(
             jobs,
             functools.partial(
@@ -118,11 +128,16 @@ def tune(
             ),
             path=None if folder is None else folder / f"{search.SEARCH}.json",
             settings=settings,
-            observer=shown,
+            observer=observer,
             resume=resume,
         )
-    if folder is None:
-        return Search(document)
-    from mnist_cli.reporting.results import draw_search
+        files: tuple[Path, ...] = ()
+        if folder is not None:
+            from mnist_cli.reporting.results import draw_search
 
-    return Search(document, (folder / f"{search.SEARCH}.json", *draw_search(document, folder)))
+            files = (folder / f"{search.SEARCH}.json", *draw_search(document, folder))
+        found = Search(document, files)
+        observer.end_experiment(
+            {**document, "runs": found.trials, "failures": found.failures}, files
+        )
+    return found

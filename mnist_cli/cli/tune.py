@@ -60,6 +60,8 @@ def tune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Do only the trials that are missing.")
     ] = False,
+    log: options.Log = None,
+    log_dir: options.LogDir = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Search for good settings and networks; poor trials are stopped early."""
@@ -87,6 +89,8 @@ def tune(
         results_dir=results_dir,
         address=address,
         resume=resume,
+        log=log,
+        log_dir=log_dir,
     )
     if as_json:
         print_json(found.to_json())

@@ -139,6 +139,8 @@ class LoggedRuns:
         name = f"{job.framework}-{job.spec.arch}"
         if self._whole is None:
             name = f"{name}-{self._began}"
+        elif job.validates_only:
+            name = f"{self._whole.run.name}/trial-{run + 1}"
         else:
             config = job.config
             name = f"{self._whole.run.name}/{name}-batch{config.batch_size}-seed{config.seed}"
@@ -172,8 +174,8 @@ class LoggedRuns:
         run = self._latest if run is None else run
         self._observer.finish_run(record, failure=failure, run=run)
         this = self._open.pop(run)
-        if record is None:
-            self._end(this, Ending("failed", failure))
+        if record is None:  # a trial of a search has none
+            self._end(this, Ending("failed" if failure else "finished", failure))
             return
         if not this.epoch:  # it was finished before
             this.points += _points_of(record)
@@ -300,7 +302,12 @@ def _settings(job: TrainJob) -> dict[str, Any]:
 
 
 def _points(epoch: Mapping[str, Any]) -> list[Point]:
-    """Return the points of an ``epoch`` event; the last has the figures of the epoch too."""
+    """Return the points of an ``epoch`` event; the last has the figures of the epoch too.
+
+    A trial of a search reports epochs alone, which are its steps.
+    """
+    if "curve" not in epoch:
+        return [Point(epoch["epoch"], epoch["epoch"], time.time(), _epoch_figures(epoch))]
     began = time.time() - epoch["train_seconds"]
     columns = zip(*(epoch["curve"][name] for name in ("step", *CURVE)), strict=True)
     points = [
@@ -326,7 +333,8 @@ def _points_of(record: RunRecord) -> list[Point]:
 
 
 def _epoch_figures(row: Mapping[str, float]) -> dict[str, float]:
-    return {name: row[name.removeprefix("epoch_")] for name in EPOCH}
+    fields = {name: name.removeprefix("epoch_") for name in EPOCH}
+    return {name: row[field] for name, field in fields.items() if field in row}
 
 
 def _ending(record: RunRecord, files: Sequence[Path]) -> Ending:

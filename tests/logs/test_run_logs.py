@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from log_samples import JOB, Silent, epoch_event
+from made_search import pretend
 from outcomes import Outcome
 
 from mnist_cli.cli import options
@@ -227,3 +228,24 @@ def test_a_missing_extra_is_named_before_the_training(
 
 def test_the_option_offers_the_formats_that_there_are() -> None:
     assert tuple(formats.FORMATS) == options.LOGS
+
+
+def test_a_search_logs_each_trial_with_a_point_per_epoch(
+    mnist: Mnist, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "mnist_cli.runners.search.run_trials",
+        lambda jobs, finished, on_event, **options: pretend(jobs, finished, on_event),
+    )
+    options = ("--framework", "numpy", "--arch", "mlp", "--trials", 6, "--dataset", small_data)
+    outcome = mnist("tune", *options, "--log", "jsonl", "--results-dir", tmp_path, "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    logs = logged(tmp_path / "logs")
+    (whole,) = {name.partition("/")[0] for name in logs}
+    assert logs[whole][-1]["files"] == ["tune_results.json", "tune.png"]
+    for trial in outcome.document["trials"]:
+        start, *points, end = logs[f"{whole}/trial-{trial['number']}"]
+        assert start["settings"]["learning_rate"] == trial["learning_rate"]
+        accuracies = [row["validation_accuracy"] for row in trial["history"]]
+        assert [point["validation_accuracy"] for point in points] == accuracies
+        assert end["status"] == ("failed" if trial["state"] == "diverged" else "finished")
