@@ -3,7 +3,7 @@
 It answers with the nearest class mean. The variable FAKE_FRAMEWORK makes it misbehave, in the
 epoch (counted from 1) that follows the word: ``crash 2``, ``kill 2``, ``nan 2``, ``sleep 2``.
 FAKE_FRAMEWORK_ONLY restricts all this to the run of one network and seed: ``mlp 1``. While there is
-a file FAKE_FRAMEWORK_HOLD, no run gets past its first epoch.
+a file FAKE_FRAMEWORK_HOLD, no process gets past the epoch that it names, by default the first.
 """
 
 import os
@@ -16,6 +16,13 @@ import numpy as np
 
 from mnist_cli.adapters.base import STEPS_PER_CHUNK
 from mnist_cli.networks.spec import parameter_shapes, weight_shapes
+
+
+def held_epoch() -> int:
+    try:
+        return int(Path(os.environ["FAKE_FRAMEWORK_HOLD"]).read_text() or 1)
+    except (KeyError, OSError):
+        return -1  # of no epoch
 
 
 class FakeClassifier:
@@ -40,7 +47,7 @@ class FakeClassifier:
                 os.kill(os.getpid(), signal.SIGKILL)
             if action == "sleep":
                 time.sleep(600)
-        while self.epochs_seen == 1 and Path(os.environ.get("FAKE_FRAMEWORK_HOLD", "/")).is_file():
+        while self.epochs_seen == held_epoch():
             time.sleep(0.02)
         print("frameworks print what they like")
         # The last layer changes, so that it is exported, saved and restored as any framework's.
