@@ -90,13 +90,15 @@ class TrainTrial(tune.Trainable):
         self._jobs, self._files, self._contents = jobs, files, contents
         self._search = agent
         self._pool = ThreadPoolExecutor(1)
+        self._end: Future[dict[str, Any]] | None = None  # of the training, once it has begun
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Prepare for another trial in this actor; the one before has ended."""
+        """Prepare for another trial in this actor; the one before may have been stopped."""
+        self.cleanup()
         self._number = new_config["number"]
         self._epochs: deque[dict[str, Any]] = deque()  # that no step has returned yet
-        self._end: Future[dict[str, Any]] | None = None  # of the training, once it has begun
+        self._end = None
         return True
 
     def _begin(self) -> Future[dict[str, Any]]:

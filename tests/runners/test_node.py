@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from mnist_cli.config import ModelSpec, TrainConfig
@@ -133,3 +136,25 @@ def test_what_a_run_gets_on_a_node(
     assert [(each.name, each.slots, each.cpus) for each in found] == (
         [("host-abcd", *expected)] if expected else []
     )
+
+
+def test_a_trial_that_is_stopped_trains_no_further_while_the_next_begins(
+    cache: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray_tune = pytest.importorskip("mnist_cli.runners.ray_tune")
+    monkeypatch.setattr(ray_tune.ray, "get", lambda reference: None)
+    hold = tmp_path / "hold"  # each process in its second epoch, until it is killed
+    hold.write_text("2")
+    monkeypatch.setenv("FAKE_FRAMEWORK_HOLD", str(hold))
+    job = replace(JOB, config=TrainConfig(batch_size=20, epochs=3), dataset=str(small_data))
+    trial = ray_tune.TrainTrial.__new__(ray_tune.TrainTrial)
+    trial._node, trial._jobs = "n1", dict.fromkeys((1, 2), process.job_json(job))
+    trial._files, trial._contents, trial._end = {}, [], None
+    trial._search = SimpleNamespace(tell=SimpleNamespace(remote=lambda *event: None))
+    trial._pool = ThreadPoolExecutor(1)
+    for number in (1, 2):
+        trial.reset_config({"number": number})
+        assert not psutil.Process().children()
+        assert trial.step()["epoch"] == 1
+    trial.cleanup()
+    assert not psutil.Process().children()
