@@ -230,6 +230,8 @@ def _execute(
                 growing.update()
                 observer.note(f"Trial {number} was lost ({event['reason']}); it is begun again.")
             case "ended":
+                if trial["state"] != "running":  # it was lost before it began
+                    observer.start_run(trial_label(trial), run=run)
                 trial |= {"state": event["state"], "error": event["error"]}
                 growing.update()
                 _show_end(trial, observer)

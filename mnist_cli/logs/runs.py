@@ -179,10 +179,14 @@ class LoggedRuns:
             return
         if not this.epoch:  # it was finished before
             this.points += _points_of(record)
-        with tempfile.TemporaryDirectory() as folder:
-            files = [*self._pictures(record, Path(folder)), *files]
-            if record.checkpoint and Path(record.checkpoint).exists():
-                files.append(Path(record.checkpoint))
+        if record.checkpoint and Path(record.checkpoint).exists():
+            files = [*files, Path(record.checkpoint)]
+        try:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                pictures = self._pictures(record, Path(folder))
+                self._end(this, _ending(record, [*pictures, *files]))
+        except OSError as error:  # no room for pictures
+            self.note(f"Warning: the logs have no confusion matrix: {error}")
             self._end(this, _ending(record, files))
 
     def end_experiment(self, document: Mapping[str, Any], files: Sequence[Path]) -> None:
@@ -217,12 +221,10 @@ class LoggedRuns:
         while run.folder.exists():
             number += 1
             run = replace(run, folder=self._root / f"{name}-{number}")
-        if any(FORMATS[each].has_folder for each in self._formats):
-            run.folder.mkdir(parents=True)
         logs = {}
         for each in list(self._formats):
             parent = self._whole.logs.get(each) if self._whole else None
-            log = self._attempt(each, FORMATS[each].open, replace(run, parent=parent))
+            log = self._attempt(each, _opener(each), replace(run, parent=parent))
             if log is not None:
                 logs[each] = log
         if self._whole is None:
@@ -284,6 +286,17 @@ class LoggedRuns:
             self.note(f"Warning: the logs have no confusion matrix: {error}")
             return []
         return [path]
+
+
+def _opener(name: str) -> Callable[[Run], RunLog]:
+    """Return what begins a log in a format, in a folder that is made for it if it needs one."""
+
+    def begin(run: Run) -> RunLog:
+        if FORMATS[name].has_folder:
+            run.folder.mkdir(parents=True, exist_ok=True)
+        return FORMATS[name].open(run)
+
+    return begin
 
 
 def _settings(job: TrainJob) -> dict[str, Any]:

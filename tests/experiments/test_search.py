@@ -137,6 +137,17 @@ def test_the_document_has_every_trial_and_a_command_that_trains_the_best(tmp_pat
     assert (options["framework"], options["epochs"], options["seed"]) == ("numpy", 5, 0)
 
 
+def test_a_trial_that_is_lost_before_it_begins_has_failed() -> None:
+    def execute(jobs: Any, finished: Any, on_event: Any) -> None:
+        lost = {"event": "ended", "state": "failed", "error": "lost 4 times"}
+        on_event(1, lost)
+        pretend({number: job for number, job in jobs.items() if number > 1}, finished, on_event)
+
+    document = make_search(4, execute=execute)
+    assert document["trials"][0]["state"] == "failed"
+    assert document["best"] is not None
+
+
 def test_of_equally_accurate_trials_the_best_has_the_lowest_loss() -> None:
     def trial(number: int, state: str, accuracy: float, loss: float) -> dict[str, Any]:
         row = {"validation_accuracy": accuracy, "validation_loss": loss}

@@ -22,6 +22,7 @@ from mnist_cli.cli import options
 from mnist_cli.errors import FrameworkError
 from mnist_cli.logs import csv_log, formats, jsonl_log
 from mnist_cli.logs.runs import Logs
+from mnist_cli.reporting.console import TrainingProgress
 
 Mnist = Callable[..., Outcome]
 
@@ -249,3 +250,22 @@ def test_a_search_logs_each_trial_with_a_point_per_epoch(
         accuracies = [row["validation_accuracy"] for row in trial["history"]]
         assert [point["validation_accuracy"] for point in points] == accuracies
         assert end["status"] == ("failed" if trial["state"] == "diverged" else "finished")
+
+
+def test_a_folder_of_logs_that_is_lost_between_runs_ends_the_log_and_not_the_runs(
+    mnist: Mnist, quick: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = tmp_path / "results" / "logs"
+    shown = TrainingProgress.finish_run
+
+    def lose(self: TrainingProgress, *arguments: Any, **options: Any) -> None:
+        shown(self, *arguments, **options)
+        if logs.is_dir():
+            logs.rename(tmp_path / "elsewhere")
+            logs.write_text("no folder")
+
+    monkeypatch.setattr(TrainingProgress, "finish_run", lose)
+    outcome = mnist("compare", "--arch", "mlp", "--runs", 2, "--log", "csv", *quick, "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert len(outcome.document["runs"]) == 2
+    assert outcome.stderr.count("Warning: the csv log ends here, the training does not:") == 1
