@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_cli.experiments.machines import SIDES
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 _GAPS = {"all": "not compared:", "time": "times not compared:", "runs": "times without"}
 # Columns of `runs_table` that stand in the title if they say the same of all runs.
 _COMMON = ("data set", "machine", "threads", "device", "file")
+
+
+def _without_common_folder(files: Sequence[str]) -> list[str]:
+    folder = os.path.commonpath([Path(file).parent for file in files]) if files else ""
+    return [os.path.relpath(file, folder or None) for file in files]
 
 
 def runs_table(
@@ -39,7 +46,7 @@ def runs_table(
         "machine": [run.machine for run in runs],
         "threads": [str(run.threads or "unknown") for run in runs],
         "device": [run.device or "unknown" for run in runs],
-        "file": [run.file for run in runs],
+        "file": _without_common_folder([run.file for run in runs]),
     }
     same = [name for name in _COMMON if len(set(columns[name])) == 1]
     told = [f"{name} {columns[name][0]}" for name in same]
