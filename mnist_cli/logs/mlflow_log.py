@@ -88,7 +88,7 @@ def _experiment_id(client: MlflowClient, root: Path) -> str:
     found = client.get_experiment_by_name(_EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
-    is_ours = "MLFLOW_TRACKING_URI" not in os.environ
+    is_ours = not os.environ.get("MLFLOW_TRACKING_URI")
     artifacts = (root.resolve() / "mlartifacts").as_uri() if is_ours else None
     return str(client.create_experiment(_EXPERIMENT, artifact_location=artifacts))
 
