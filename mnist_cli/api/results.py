@@ -103,7 +103,7 @@ def _require_runs(path: Path) -> None:
     """Raise `RecordError` for a JSON file of another kind; `load_document` reads the others."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
     if not isinstance(document, dict) or "runs" not in document:
         raise RecordError(

@@ -38,7 +38,7 @@ def load_document(path: Path) -> dict[str, Any]:
             raise ValueError("the summary is not that of the runs")
     except FileNotFoundError:
         raise RecordError(f"No records at {path}. Make them with 'mnist compare'.") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RecordError(
             f"{path} is damaged ({type(error).__name__}: {error}). "
             "Bring it back from a copy, or measure anew."

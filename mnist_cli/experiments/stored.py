@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from mnist_cli.errors import CheckpointError, RecordError
 from mnist_cli.records import SCHEMA_VERSION, EpochRecord, RunRecord, throughput
@@ -42,6 +42,13 @@ class StoredRun:
     device: str | None
     file: str
 
+    def __post_init__(self) -> None:
+        # What a file says is not always of these types, and runs are sorted by it.
+        for name, kind in get_type_hints(StoredRun).items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} is of type {type(value).__name__}")
+
     @property
     def key(self) -> tuple[object, ...]:
         """What no two runs have in common: seconds are measured to the nanosecond."""
@@ -75,6 +82,7 @@ def stored_runs(folder: Path) -> tuple[list[StoredRun], list[str]]:
             AttributeError,
             IndexError,
             ArithmeticError,
+            RecursionError,
         ) as error:
             problems.append(f"{path} cannot be read ({type(error).__name__}: {error}).")
     return list(runs.values()), problems
@@ -156,8 +164,8 @@ def _read_model(path: Path) -> list[StoredRun]:
             epochs_done=len(history),
             epochs=recipe["epochs"],
             test_accuracy=float(details["test_accuracy"]),
-            train_seconds=history[-1].train_seconds,
-            images_per_second=throughput(history),
+            train_seconds=float(history[-1].train_seconds),
+            images_per_second=float(throughput(history)),
             **_machine(details["versions"]),
             file=str(path),
         )

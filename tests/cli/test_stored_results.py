@@ -134,8 +134,10 @@ def test_broken_and_foreign_files_are_named_and_the_rest_is_listed(
         "cut.json": cut,
         "list.json": "[1, 2]",
         "missing.json": json.dumps(missing),
+        "nested.json": "[" * 200_000,
         "newer.json": json.dumps(newer),
         "other.json": '{"accuracy": 1}',
+        "typed.json": json.dumps(RECORDS[0].to_json() | {"environment": {"date": 5}}),
         "model.safetensors": "no model",
     }
     for name, text in contents.items():
@@ -243,6 +245,7 @@ def test_a_comparison_beside_itself_differs_in_nothing(
         (None, "No records at "),
         ("{", " is damaged (JSONDecodeError"),
         ("[]", " is no record of a comparison or a sweep"),
+        ("[" * 200_000, " is damaged (RecursionError"),
         ('{"framework": "numpy"}', " is no record of a comparison or a sweep: it has no runs."),
         ('{"schema_version": 2, "runs": []}', " has schema version 2; this program reads 1."),
     ],
