@@ -101,6 +101,8 @@ def _read_records(path: Path) -> list[StoredRun]:
     document = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(document, dict):
         raise RecordError(f"{path} is no record of this program.")
+    if "trials" in document or "curves" in document:  # of mnist tune, of evaluate --robustness
+        return []
     lists = [value for value in document.values() if isinstance(value, list)]
     each_of = [document] if "history" in document else [each for value in lists for each in value]
     found = [each for each in each_of if isinstance(each, dict) and "history" in each]

@@ -16,7 +16,8 @@ from outcomes import Outcome
 from rich.console import Console
 
 from mnist_cli.errors import RecordError
-from mnist_cli.experiments import statistics
+from mnist_cli.experiments import search, statistics
+from mnist_cli.experiments.robustness import Robustness
 from mnist_cli.machine import describe_machine
 from mnist_cli.records import RunRecord, write_json
 from mnist_cli.reporting import console
@@ -149,6 +150,15 @@ def test_broken_and_foreign_files_are_named_and_the_rest_is_listed(
     for line, name in zip(lines, sorted(contents, key=lambda name: name[-4:]), strict=True):
         assert line.startswith(f"Skipped: {folder / name}")
     assert "has schema version 2; this program reads 1" in outcome.stderr
+
+
+def test_other_documents_of_this_program_are_passed_over(mnist: Mnist, folder: Path) -> None:
+    trials = [{"state": "waiting", "history": []}]
+    write_json(folder / "tune_results.json", search.build_document([], trials, {}))
+    write_json(folder / "robustness.json", Robustness("mnist", 100, 0, ()).to_json())
+    outcome = mnist("results", folder, "--json")
+    assert len(_listed(outcome)) == 9
+    assert outcome.stderr == ""
 
 
 @pytest.mark.parametrize(
