@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from mnist_cli.api.arguments import PathLike, checked_threads, checks_arguments, results_folder
 from mnist_cli.errors import UsageError
 from mnist_cli.records import require_writable, write_json
@@ -161,8 +163,9 @@ def _open(
             stderr().print(text, markup=False, highlight=False, soft_wrap=True)
 
     name_or_path = os.fspath(dataset)
-    with stderr().status(f"reading {name_or_path}") if progress else nullcontext() as status:
-        fetch(name_or_path, status.update if status is not None else lambda _: None)
+    text = escape(f"reading {name_or_path}")
+    with stderr().status(text) if progress else nullcontext() as status:
+        fetch(name_or_path, lambda text: status.update(escape(text)) if status else None)
         test = checked(load_dataset(name_or_path), fix=fix_orientation, say=say)
     for name, model in loaded.items():
         made = model.checkpoint

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from mnist_cli.api.arguments import PathLike, checked_threads, checks_arguments
 from mnist_cli.errors import FrameworkError, OutputError, UsageError
 
@@ -75,7 +77,7 @@ def export_model(
         for name, place in places.items():
             text = f"{name}: writing {place}, then loading it again"
             with (
-                console.stderr().status(text) if progress else nullcontext(),
+                console.stderr().status(escape(text)) if progress else nullcontext(),
                 replacing_any(place, formats[name]) as temporary,
             ):
                 job = ExportJob(

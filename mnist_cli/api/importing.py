@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from mnist_cli.api.arguments import PathLike, checked_threads, checks_arguments
 from mnist_cli.api.exporting import MAX_DIFFERENCE, VERIFIED_IMAGES, saved
 from mnist_cli.errors import CheckpointError, UsageError
@@ -92,7 +94,7 @@ def import_model(
         raise UsageError(f"--output must be another .safetensors file than the source, not {path}.")
     require_writable(path.parent, option="--output")
     data = load_dataset(os.fspath(dataset))
-    with console.stderr().status(f"reading {source}") if progress else nullcontext():
+    with console.stderr().status(escape(f"reading {source}")) if progress else nullcontext():
         count = checked_threads(threads)
         read = _read_graph if has_graph else _read_weights
         found = read(source, kind, data, pixels=pixels, arch=arch, threads=count)

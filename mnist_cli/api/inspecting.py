@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from mnist_cli.api.arguments import PathLike, checks_arguments, results_folder
 from mnist_cli.records import require_writable
 
@@ -103,11 +105,13 @@ def inspect_data(
     folder = results_folder(results_dir)
     if folder is not None:
         require_writable(folder)
-    with console.stderr().status(f"reading {name}") if progress else nullcontext() as status:
+    with (
+        console.stderr().status(escape(f"reading {name}")) if progress else nullcontext() as status
+    ):
 
         def say(text: str) -> None:
             if status is not None:
-                status.update(text)
+                status.update(escape(text))
 
         def show_reading(done: int, count: int) -> None:
             say(f"reading {name}: {done:,} of {count:,} images")

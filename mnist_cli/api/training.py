@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from mnist_cli import torchrun
 from mnist_cli.api.arguments import (
     DEFAULTS,
@@ -279,11 +281,11 @@ def evaluate(
         require_writable(folder)
     text = f"{framework_name(job.framework)} evaluates {path}"
 
-    with console.stderr().status(text) if progress else nullcontext() as status:
+    with console.stderr().status(escape(text)) if progress else nullcontext() as status:
 
         def on_event(event: dict[str, Any]) -> None:
             if status is not None and event["event"] == "phase":
-                status.update(event["name"])
+                status.update(escape(event["name"]))
             elif status is not None and event["event"] == "note":
                 status.console.print(event["text"], markup=False, soft_wrap=True)
 

@@ -438,7 +438,7 @@ _INFO_TEXTS: Mapping[str, Callable[[Any], str]] = {
 def plain_table(title: str, columns: Sequence[str], left: int = 0) -> Table:
     """Return an empty table; its first ``left`` columns are aligned to the left."""
     table = Table(
-        title=title,
+        title=escape(title),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -95,6 +95,7 @@ def test_letters_are_not_compared_with_digits(tmp_path: Path, mnist: Run) -> Non
     ("arguments", "code", "said"),
     [
         (["nothing"], 2, "Unknown dataset 'nothing'"),
+        (["a[/b]"], 2, "Unknown dataset 'a[/b]'"),
         (["damaged.npz"], 1, "not a whole .npz file"),
         (["mnist", "--results-dir", "damaged.npz/x"], 1, "Cannot write to the folder"),
     ],

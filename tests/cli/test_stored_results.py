@@ -204,6 +204,12 @@ def test_the_list_of_runs_stands_in_80_columns(folder: Path) -> None:
     assert shown.get().count("comparison_results.json") == 8
 
 
+def test_a_machine_whose_name_looks_like_markup_is_shown(mnist: Mnist, tmp_path: Path) -> None:
+    record = replace(RECORDS[0], environment={**ENVIRONMENT, "cpu": "X [/b]"})
+    write_json(tmp_path / "record.json", record.to_json())
+    assert "X [/b]" in mnist("results", tmp_path).stdout
+
+
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Path, Path]:
     """The comparisons of two machines, of which the second is slower and lacks a framework."""
