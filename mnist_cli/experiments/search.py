@@ -81,7 +81,7 @@ def read_values(name: str, given: object) -> Values:
         parts = given if isinstance(given, Iterable) else [given]
     try:
         numbers = [_number(part, is_whole=name == "batch_size") for part in parts]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last by a whole number of inf
         numbers = []
     called = name.replace("_", " ")
     if not numbers or (is_range and len(numbers) != 2):
@@ -97,7 +97,7 @@ def read_values(name: str, given: object) -> Values:
 
 
 def _number(given: Any, *, is_whole: bool) -> float:
-    """Return a number. Raises `TypeError` or `ValueError`."""
+    """Return a number. Raises `TypeError`, `ValueError` or `OverflowError`."""
     number = float(given)
     if is_whole and number != int(number):
         raise ValueError

@@ -63,6 +63,8 @@ def test_a_setting_is_a_value_a_range_or_choices(
         (["--learning-rate", "0.1:nan"], "learning rate must be a number above 0, not nan."),
         (["--batch-size", "32,,64"], "batch size must be a whole number, a range such as 32:64"),
         (["--batch-size", "1.5"], "batch size must be a whole number"),
+        (["--batch-size", "inf"], "batch size must be a whole number"),
+        (["--batch-size", "32,1e400"], "batch size must be a whole number"),
         (["--batch-size", "64:1000"], "batch size must be at most the 440 training images"),
         (["--label-smoothing", "0:1"], "label smoothing must be from 0 to below 1, not 1.0."),
         (["--warmup-fraction", "0.5:1.5"], "warmup fraction must be in (0, 1), not 1.5."),
