@@ -322,20 +322,30 @@ def load_search(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {document['schema_version']}")
-        dict(document["settings"])
-        for trial in document["trials"]:
-            [epoch["validation_accuracy"] + epoch["validation_loss"] for epoch in trial["history"]]
-            if trial["state"] in DONE and not trial["history"] and trial["error"] is None:
-                raise ValueError(f"trial {trial['number']} has no epoch")
+        dict(document["settings"])["trials"] + 0
+        for number, trial in enumerate(document["trials"], start=1):
+            _require_whole(trial, number)
         best_trial(document["trials"])
     except FileNotFoundError:
         raise RecordError(f"No search at {path}. Make one with 'mnist tune'.") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise RecordError(
             f"{path} is damaged ({type(error).__name__}: {error}). "
             "Bring it back from a copy, or search anew."
         ) from error
     return dict(document)
+
+
+def _require_whole(trial: Mapping[str, Any], number: int) -> None:
+    """Raise `LookupError`, `TypeError` or `ValueError` for a trial that is not as ours are."""
+    if trial["number"] != number:
+        raise ValueError(f"trial {number} has the number {trial['number']}")
+    trial_label(trial)
+    [trial[name] for name in ("line", "node", "error", *SEARCH_SPACE)]
+    trial["seconds"] + trial["retries"]
+    [epoch["validation_accuracy"] + epoch["validation_loss"] for epoch in trial["history"]]
+    if trial["state"] in DONE and not trial["history"] and trial["error"] is None:
+        raise ValueError(f"trial {number} has no epoch")
 
 
 def _resumed(

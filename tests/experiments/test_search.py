@@ -290,6 +290,38 @@ def test_a_damaged_document_is_not_resumed_and_not_overwritten(
     assert "It is kept as" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("settings", {"trials": None}),
+        ("trial", {"retries": None}),
+        ("trial", {"number": 7}),
+        ("trial", {"learning_rate": "fast"}),
+        ("trial", {"state": "finished", "history": [], "error": "lost"}),
+    ],
+)
+def test_a_document_with_a_damaged_field_is_not_resumed(
+    tmp_path: Path, place: str, change: dict[str, Any]
+) -> None:
+    path = tmp_path / "tune_results.json"
+    document = make_search(4, path=path)
+    damaged = document["settings"] if place == "settings" else document["trials"][0]
+    damaged |= change
+    path.write_text(json.dumps(document))
+    with pytest.raises(RecordError, match="is damaged"):
+        make_search(4, path=path, resume=True)
+
+
+@pytest.mark.parametrize("name", ["number", "retries", "error"])
+def test_a_document_without_a_field_is_not_resumed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "tune_results.json"
+    document = make_search(4, path=path)
+    del document["trials"][0][name]
+    path.write_text(json.dumps(document))
+    with pytest.raises(RecordError, match="is damaged"):
+        make_search(4, path=path, resume=True)
+
+
 def test_an_unfinished_search_is_kept_when_another_begins(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
