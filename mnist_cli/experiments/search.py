@@ -310,6 +310,8 @@ def command(job: TrainJob) -> str:
     }
     if job.dataset != "mnist":
         words["dataset"] = job.dataset
+    if job.device != "auto":
+        words["device"] = job.device
     if job.limit is not None:
         words["limit"] = job.limit
     options = [f"--{name.replace('_', '-')} {shlex.quote(str(v))}" for name, v in words.items()]

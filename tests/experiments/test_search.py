@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,7 @@ def test_the_command_names_what_is_not_as_usual() -> None:
     )
     words = search.command(job)
     assert words.endswith("--seed 0 --dataset 'my digits' --limit 100 --augment")
+    assert search.command(replace(job, device="cuda")).count(" --device cuda ") == 1
 
 
 def test_a_trial_that_is_begun_again_counts_once(tmp_path: Path) -> None:
