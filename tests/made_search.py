@@ -75,6 +75,7 @@ def make_search(
         "threads": 1,
         "device": "cpu",
         "dataset": "mnist",
+        "fix_orientation": False,
         "data_sha256": "",
         "limit": None,
     }

@@ -48,6 +48,7 @@ def tune(
     threads: int = 1,
     device: str = "cpu",
     dataset: PathLike = "mnist",
+    fix_orientation: bool = False,
     limit: int | None = None,
     results_dir: PathLike | None = None,
     address: str = "local",
@@ -65,18 +66,16 @@ def tune(
     the Ray cluster at ``address``: ``local``, one for the call, ``auto``, ``ray://HOST:PORT`` or
     ``HOST:PORT``, each with ``threads`` threads or, with ``device`` cuda, a GPU. With
     ``results_dir`` record and chart are written there; ``resume`` does the trials that are missing.
-    ``log`` and ``log_dir`` are as in `compare`.
+    ``fix_orientation``, ``log`` and ``log_dir`` are as in `compare`.
     Raises `UsageError` for a wrong argument, `DataError`, `RecordError` or `FrameworkError`.
     """
     from mnist_cli import adapters
-    from mnist_cli.data.registry import load_dataset
-    from mnist_cli.data.split import training_count
     from mnist_cli.experiments import search
+    from mnist_cli.experiments.run import require_possible
     from mnist_cli.networks.spec import operation_count
     from mnist_cli.reporting.console import TrainingProgress
     from mnist_cli.reporting.search import Search
     from mnist_cli.runners.search import run_trials
-    from mnist_cli.training import recipe
 
     Place("ray", address, True, None, threads, device)  # raises for a number out of range
     require_range("trials", trials, 1, _MAX_TRIALS)
@@ -94,12 +93,12 @@ def tune(
         dataset=os.fspath(dataset),
         limit=limit,
         device=checked_device(device),
+        fix_orientation=fix_orientation,
         validates_only=True,
     )
     jobs = search.plan_trials(template, networks, space, trials)
-    data = load_dataset(template.dataset)
-    largest = max((job.config for job in jobs), key=lambda config: config.batch_size)
-    recipe.require_batch(largest, training_count(data, limit=limit))
+    shown = TrainingProgress([operation_count(job.spec) for job in jobs], is_shown=progress)
+    data_sha256 = require_possible(jobs, shown)
     settings = {
         "framework": template.framework,
         "archs": [network.arch for network in networks],
@@ -113,12 +112,12 @@ def tune(
         "threads": threads,
         "device": device,
         "dataset": template.dataset,
-        "data_sha256": data.sha256,
+        "fix_orientation": fix_orientation,
+        "data_sha256": data_sha256,
         "limit": limit,
     }
-    costs = [operation_count(job.spec) for job in jobs]
     with (
-        TrainingProgress(costs, is_shown=progress) as shown,
+        shown,
         logs.opened(shown, jobs, experiment="tune", settings=settings) as observer,
     ):
         document = search.run_search(

@@ -48,6 +48,7 @@ def tune(
     threads: Annotated[int, typer.Option(help="Processor threads of each trial.")] = 1,
     device: options.SameDevice = "cpu",
     dataset: options.DatasetName = "mnist",
+    fix_orientation: options.FixOrientation = False,
     limit: options.Limit = None,
     results_dir: options.ResultsDir = RESULTS,
     address: Annotated[
@@ -85,6 +86,7 @@ def tune(
         threads=threads,
         device=device,
         dataset=dataset,
+        fix_orientation=fix_orientation,
         limit=limit,
         results_dir=results_dir,
         address=address,

@@ -79,7 +79,7 @@ def run_jobs(
     Raises `RecordError` if the experiment to resume had other ``settings``, and `OutputError` if
     another experiment is running in the folder.
     """
-    data_sha256 = _require_possible(jobs, observer)
+    data_sha256 = require_possible(jobs, observer)
     if runner is None:
         runner = process.ProcessRunner(
             functools.partial(_run_quietly, observer=observer, timeout_seconds=timeout_seconds)
@@ -215,7 +215,7 @@ def _run_quietly(
     return run_quietly(execute, observer, uses_gpu=job.device != "cpu").to_json()
 
 
-def _require_possible(jobs: Sequence[TrainJob], observer: Observer) -> str:
+def require_possible(jobs: Sequence[TrainJob], observer: Observer) -> str:
     """Raise early what would make a later run fail: bad data, limit, or too large a batch.
 
     Returns the SHA-256 of the data set, which is fetched first.

@@ -315,7 +315,11 @@ def command(job: TrainJob) -> str:
     if job.limit is not None:
         words["limit"] = job.limit
     options = [f"--{name.replace('_', '-')} {shlex.quote(str(v))}" for name, v in words.items()]
-    return " ".join(["mnist train", *options, *["--augment"] * job.config.augment])
+    flags = [
+        *["--augment"] * job.config.augment,
+        *["--fix-orientation"] * job.fix_orientation,
+    ]
+    return " ".join(["mnist train", *options, *flags])
 
 
 def load_search(path: Path) -> dict[str, Any]:
@@ -357,8 +361,9 @@ def _resumed(
     if not path.exists():
         return trials
     document = load_search(path)
+    earlier = {"fix_orientation": False, **document["settings"]}  # older documents do not name it
     for name, value in settings.items():
-        before = document["settings"].get(name)
+        before = earlier.get(name)
         if before != value and not (name == "trials" and before < value):
             raise RecordError(
                 f"Cannot resume {path}: it was made with {name} {before}, not {value}. That is "

@@ -14,6 +14,7 @@ import pytest
 import typer.main
 from made_search import epoch_event, make_search, pretend
 
+from mnist_cli.api import tuning
 from mnist_cli.cli import app
 from mnist_cli.config import SEARCH_SPACE, ModelSpec, TrainConfig
 from mnist_cli.errors import RecordError, UsageError
@@ -172,6 +173,7 @@ def test_the_command_names_what_is_not_as_usual() -> None:
     )
     words = search.command(job)
     assert words.endswith("--seed 0 --dataset 'my digits' --limit 100 --augment")
+    assert search.command(replace(job, fix_orientation=True)) == f"{words} --fix-orientation"
     assert search.command(replace(job, device="cuda")).count(" --device cuda ") == 1
 
 
@@ -268,6 +270,30 @@ def test_a_trial_that_failed_is_tried_again_and_one_that_diverged_is_not(tmp_pat
 
     make_search(20, path=path, execute=note, resume=True)
     assert begun == [1]
+
+
+def test_a_search_from_before_digits_could_be_turned_is_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "tune_results.json"
+    document = make_search(4, path=path)
+    del document["settings"]["fix_orientation"]
+    path.write_text(json.dumps(document))
+    assert make_search(4, path=path, resume=True)["trials"] == document["trials"]
+
+
+def test_every_trial_of_a_search_turns_its_digits_if_asked(
+    small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[TrainJob] = []
+
+    def look(jobs: Any, finished: Any, on_event: Any, **_: Any) -> None:
+        seen.extend(jobs.values())
+        pretend(jobs, finished, on_event)
+
+    monkeypatch.setattr("mnist_cli.runners.search.run_trials", look)
+    found = tuning.tune("fake", dataset=small_data, trials=2, batch_size=32, fix_orientation=True)
+    assert all(job.fix_orientation for job in seen)
+    assert found.document["settings"]["fix_orientation"] is True
+    require_schema(found.document)
 
 
 def test_another_search_is_not_resumed(tmp_path: Path) -> None:
