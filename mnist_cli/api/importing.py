@@ -134,6 +134,14 @@ def _run(source: Path, kind: str, data: Dataset, *, pixels: str | None, threads:
         return result, load_file(job.weights)
 
 
+def _require_classes(source: Path, count: int, data: Dataset) -> None:
+    if count != len(data.class_names):
+        raise CheckpointError(
+            f"{source} gives {count} values of an image, not {len(data.class_names)}, the "
+            f"classes of {data.name}. Name the data set that it was made for with --dataset."
+        )
+
+
 def _read_graph(
     source: Path,
     kind: str,
@@ -156,11 +164,7 @@ def _read_graph(
         adapters.resolve(kind)
     result, weights = _run(source, kind, data, pixels=pixels, threads=threads)
     classes = result["classes"]
-    if classes != len(data.class_names):
-        raise CheckpointError(
-            f"{source} gives {classes} values of an image, not {len(data.class_names)}, the "
-            f"classes of {data.name}. Name the data set that it was made for with --dataset."
-        )
+    _require_classes(source, classes, data)
     network = Network(result["line"], weights, ending=result["ending"], classes=classes)
     outputs = np.array(result["outputs"])
     notes = () if pixels else (f"Pixels enter as {result['pixels']}; else say --pixels.",)
@@ -194,6 +198,8 @@ def _read_weights(
     if facts.get("format") == json.dumps(checkpoint.FORMAT):
         raise UsageError(f"{source} is a model of this program already. Use it as it is.")
     classes = len(data.class_names)
+    if denses := [array for array in tensors.values() if array.ndim == 2]:
+        _require_classes(source, len(denses[-1]), data)
     is_ours = {"line", "pixel_mean", "pixel_std"} <= set(facts)
     if pixels is None and is_ours:
         pixels = f"{json.loads(facts['pixel_mean'])},{json.loads(facts['pixel_std'])}"

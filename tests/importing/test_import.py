@@ -297,12 +297,17 @@ def test_a_file_cut_short_is_refused(
         ("export-cnn.pt", {"arch": "mlp"}, "weights of more layers than"),
         ("export-mlp.pt", {"arch": "cnn"}, "too few weights"),
         ("export-mlp.pt", {"arch": "dense 64, relu"}, "The weights are not those of"),
+        ("letters.safetensors", {}, "gives 26 values of an image, not 10, .* with --dataset"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(
     take: Callable[..., Any], files: Path, name: str, options: dict[str, Any], said: str
 ) -> None:
+    import safetensors.numpy as st
+
     (files / "model.pkl").touch()
+    letters = {"fc1.weight": np.zeros((32, 784)), "fc2.weight": np.zeros((26, 32))}
+    st.save_file(letters, files / "letters.safetensors")
     with pytest.raises((CheckpointError, UsageError), match=said):
         take(name, **options)
 
