@@ -12,7 +12,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN case ",$EXTRAS," in *,torch,*) \
         pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision ;; esac
 COPY --from=build /wheels /wheels
-RUN pip install --no-cache-dir "$(ls /wheels/*.whl)[$EXTRAS]" && rm -r /wheels
+RUN pip install --no-cache-dir "$(ls /wheels/*.whl)${EXTRAS:+[$EXTRAS]}" && rm -r /wheels
 RUN useradd --uid 1000 mnist && mkdir -p /work/results && chown -R mnist /work
 # Caches are in /tmp, so that a read-only root file system does: --read-only --tmpfs /tmp
 ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1

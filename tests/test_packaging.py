@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -188,6 +189,17 @@ def test_the_extra_all_brings_what_every_other_one_does_but_the_tests() -> None:
     extras = set(distribution("mnist-cli").metadata.get_all("Provides-Extra") or ())
     assert extras > {"all", "test", "torch", "tensorflow"}
     assert set.union(*map(brought, extras - {"all", "test"})) == brought("all")
+    documented = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/install.md").read_text("utf-8"), re.M)
+    assert set(documented) == extras
+
+
+@pytest.mark.parametrize(("extras", "named"), [("", "x.whl"), ("torch,jax", "x.whl[torch,jax]")])
+def test_the_container_has_the_extras_that_are_named_or_none(extras: str, named: str) -> None:
+    found = re.search(r'"\$\(ls /wheels/\*\.whl\)(.*?)"', (ROOT / "Dockerfile").read_text("utf-8"))
+    assert found is not None
+    command = ["sh", "-c", f'printf %s "x.whl{found[1]}"']
+    shown = subprocess.run(command, env={"EXTRAS": extras}, capture_output=True, check=True)
+    assert shown.stdout.decode() == named
 
 
 @pytest.mark.parametrize(
