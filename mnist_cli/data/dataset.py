@@ -164,14 +164,20 @@ def require_class_count(count: int, *, where: str) -> None:
         )
 
 
-def split_off_test(images: Array, labels: Array) -> Arrays:
+def split_off_test(images: Array, labels: Array, *, source: str | Path) -> Arrays:
     """Return the four arrays of one set of images: one in six of each class is for the test.
 
-    They are spread evenly over the images of their class, of which there must be two at least.
+    They are spread evenly over the images of their class. Raises `DataError`, which names
+    ``source``, for a class of a single image.
     """
     is_test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
+        if len(rows) < 2:
+            raise DataError(
+                f"{printable(source)} has 1 image with label {label}; expected at least 2 of each "
+                "class, for training and for the test. Add images of this class, or remove it."
+            )
         step = min(TEST_ONE_IN, len(rows))
         is_test[rows[step - 1 :: step]] = True
     return [images[~is_test], labels[~is_test], images[is_test], labels[is_test]]

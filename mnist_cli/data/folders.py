@@ -48,7 +48,8 @@ def read_folder(folder: Path, on_progress: OnProgress | None = None) -> tuple[Ar
     """
     if not any((folder / part).is_dir() for part in _PARTS):
         pictures = _find_pictures(folder, _class_names(folder), minimum=2)
-        return split_off_test(*_read(folder, [pictures], on_progress)), tuple(pictures)
+        images, labels = _read(folder, [pictures], on_progress)
+        return split_off_test(images, labels, source=folder), tuple(pictures)
     names = _class_names(*(folder / part for part in _PARTS))
     parts = [_find_pictures(folder / part, names, minimum=1) for part in _PARTS]
     images, labels = _read(folder, parts, on_progress)

@@ -44,7 +44,7 @@ def read(path: Path, on_progress: OnProgress | None = None) -> tuple[Arrays, Cla
     """
     if not path.is_dir():
         (images, labels), names = _read_part([path], on_progress)
-        return split_off_test(images, labels), names
+        return split_off_test(images, labels, source=path), names
     arrays: Arrays = []
     found: ClassNames = None
     for part in ("train", "test"):

@@ -74,7 +74,7 @@ def has_labels(path: Path) -> bool:
 def read(path: Path, on_progress: OnProgress | None = None) -> tuple[Arrays, ClassNames]:
     """Return the four arrays of a file or a folder of files. Raises as `read_rows`."""
     if not path.is_dir():
-        return split_off_test(*_read_file(path, on_progress)), None
+        return split_off_test(*_read_file(path, on_progress), source=path), None
     train, test = (_find(path, part) for part in ("train", "test"))
     if train is None:
         raise DataError(
@@ -82,7 +82,7 @@ def read(path: Path, on_progress: OnProgress | None = None) -> tuple[Arrays, Cla
             "file alone. Add it, or name the file."
         )
     if test is None or not has_labels(test):
-        return split_off_test(*_read_file(train, on_progress)), None
+        return split_off_test(*_read_file(train, on_progress), source=train), None
     return [*_read_file(train, on_progress), *_read_file(test, on_progress)], None
 
 

@@ -83,10 +83,16 @@ def test_a_copy_for_another_machine_keeps_the_names(tmp_path: Path) -> None:
 def test_one_image_in_six_of_each_class_is_for_the_test() -> None:
     labels = np.array([0] * 13 + [1] * 2 + [2] * 6, np.uint8)
     images = np.arange(len(labels)).astype(np.uint8)
-    _, train, tested, test = split_off_test(images, labels)
+    _, train, tested, test = split_off_test(images, labels, source="made")
     assert np.bincount(train).tolist() == [11, 1, 5]
     assert np.bincount(test).tolist() == [2, 1, 1]
     assert tested.tolist() == [5, 11, 14, 20]
+
+
+@pytest.mark.parametrize(("labels", "lone"), [([0], 0), ([0, 1], 0), ([*range(12)] * 2 + [12], 12)])
+def test_a_class_of_one_image_cannot_be_divided(labels: list[int], lone: int) -> None:
+    with pytest.raises(DataError, match=f"made has 1 image with label {lone}; expected at least 2"):
+        split_off_test(np.zeros(len(labels)), np.array(labels, np.uint8), source="made")
 
 
 # --- Models and data sets ----------------------------------------------------------------------
