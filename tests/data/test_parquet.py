@@ -25,8 +25,12 @@ from mnist_cli.names import DIGITS
 
 
 def as_png(image: np.ndarray) -> bytes:
+    return as_file(image, "PNG")
+
+
+def as_file(image: np.ndarray, kind: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
+    Image.fromarray(image).save(file, format=kind)
     return file.getvalue()
 
 
@@ -93,7 +97,7 @@ GOOD = as_png(real_digits()[0][0])
     ("images", "labels", "said"),
     [
         ([GOOD, GOOD[:60]], [0, 1], "Row 1 of .* has an image that cannot be read"),
-        ([GOOD, None], [0, 1], "Row 1 of .* has no image; expected the bytes of a PNG file"),
+        ([GOOD, None], [0, 1], "Row 1 of .* has no image; expected the bytes of a PNG or"),
         ([GOOD, b""], [0, 1], "Row 1 of .* has no image"),
         ([as_png(np.zeros((32, 30), np.uint8))], [0], "Row 0 of .* 30x32 pixels; expected 28x28"),
         ([GOOD, GOOD], [0, 300], "Row 1 of .* has the label 300; expected 0 to 255"),
@@ -108,6 +112,18 @@ def test_a_wrong_row_is_named_with_what_was_expected(
 ) -> None:
     message = loading_error(write_parquet(tmp_path / "bad.parquet", images, labels))
     assert re.search(said, message), message
+
+
+def test_jpeg_files_are_read_and_other_kinds_are_refused(tmp_path: Path) -> None:
+    image = real_digits()[0][0]
+    rows = [as_file(image, "JPEG"), GOOD] * 2
+    read = load_dataset(str(write_parquet(tmp_path / "jpeg.parquet", rows, [0, 0, 1, 1])))
+    assert len(read.train_labels) == 2
+    write_parquet(tmp_path / "bmp.parquet", [GOOD, as_file(image, "BMP")], [0, 1])
+    message = loading_error(tmp_path / "bmp.parquet")
+    assert message.startswith("Row 1 of")
+    assert "cannot be read" in message
+    assert "expected the bytes of a PNG or JPEG file" in message
 
 
 def test_other_columns_are_named(tmp_path: Path) -> None:
