@@ -101,8 +101,11 @@ def _read_file(
                     on_progress(row, count)
             if not count:
                 raise DataError(f"{printable(path)} has no rows; expected images and labels.")
+            if row != count:
+                raise ValueError(f"{row} rows, not {count}")
             return (images, labels), _names(file.schema_arrow)
-    except (pyarrow.ArrowException, MemoryError) as error:
+    except (pyarrow.ArrowException, MemoryError, ValueError, IndexError) as error:
+        # The last two come of names that are no text, and of numbers of rows that contradict.
         raise DataError(
             f"{printable(path)} is no whole Parquet file ({reason(error)[:200]}). Copy it again."
         ) from error

@@ -153,6 +153,22 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write_parquet(path, [as_png(each) for each in x_train], y_train.tolist()).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"label", b"\xffabel"),  # names of columns are UTF-8
+        (b"\x16\x18\x19\x1c", b"\x16\x02\x19\x1c"),  # 1 row instead of 12, in zigzag code
+        (b"\x16\x18\x19\x1c", b"\x16\x50\x19\x1c"),  # 40 rows
+    ],
+)
+def test_a_footer_that_contradicts_the_rows_is_refused(
+    tmp_path: Path, small: bytes, before: bytes, after: bytes
+) -> None:
+    assert before in small
+    (tmp_path / "a.parquet").write_bytes(small.replace(before, after))
+    assert "is no whole Parquet file" in loading_error(tmp_path / "a.parquet")
+
+
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
