@@ -19,7 +19,7 @@ from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array
 from mnist_cli.config import MAX_CLASSES, MIN_CLASSES
 from mnist_cli.data.messages import printable
 from mnist_cli.errors import DataError
-from mnist_cli.names import DIGITS, numbered
+from mnist_cli.names import DIGITS, numbered, require_names
 
 IDX_UNSIGNED_BYTE = 0x08  # the code of the type uint8 in an IDX header
 
@@ -104,7 +104,8 @@ def from_arrays(
 
     ``source`` names in messages where they were read from. ``digests`` are their `idx_sha256`,
     where those are known already. Raises `DataError` if images and labels differ in number, or
-    labels and ``class_names``; without names, see `_numbered_classes`.
+    labels and ``class_names``, and for names that `require_names` refuses; without names, see
+    `_numbered_classes`.
     """
     train_images, train_labels, test_images, test_labels = arrays
     for subset, images, labels in (
@@ -118,6 +119,10 @@ def from_arrays(
             )
     if class_names is None:
         class_names = _numbered_classes(train_labels, test_labels, source=source)
+    try:
+        require_names(class_names)
+    except ValueError as error:
+        raise DataError(f"{printable(source)} {error}. Rename it.") from error
     highest = int(max(train_labels.max(), test_labels.max()))
     if highest >= len(class_names):
         raise DataError(

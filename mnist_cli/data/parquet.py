@@ -133,8 +133,7 @@ def _names(schema: Any) -> ClassNames:
         names = facts["info"]["features"][_LABEL]["names"]
     except (KeyError, TypeError, ValueError):
         return None
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return tuple(names) if is_list else None
+    return tuple(names) if isinstance(names, list) else None
 
 
 def _decoded(value: Any, path: Path, row: int) -> Array:

@@ -73,6 +73,25 @@ def test_names_that_do_not_fit_are_refused(tmp_path: Path, names: np.ndarray, sa
     assert re.search(said, loading_error(tmp_path / "letters.npz"))
 
 
+BAD_NAMES = [
+    (("a", ""), "has a class named ''"),
+    (("a", " "), "has a class named ' '"),
+    (("a", "b\x1b[31m"), r"has a class named 'b\x1b[31m'"),
+    (("a", "b\nc"), r"has a class named 'b\nc'"),
+    (("a", "a"), "has two classes named 'a'"),
+]
+
+
+@pytest.mark.parametrize(("names", "said"), BAD_NAMES)
+def test_names_that_cannot_be_shown_or_told_apart_are_refused(
+    tmp_path: Path, names: tuple[str, ...], said: str
+) -> None:
+    pair = {"x": np.zeros((2, 28, 28), np.uint8), "y": np.arange(2, dtype=np.uint8)}
+    arrays = {f"{key}_{part}": pair[key] for key in pair for part in ("train", "test")}
+    np.savez(tmp_path / "bad.npz", **arrays, class_names=np.array(names))
+    assert said in loading_error(tmp_path / "bad.npz")
+
+
 def test_a_copy_for_another_machine_keeps_the_names(tmp_path: Path) -> None:
     data = load_dataset(str(write_letters(tmp_path)))
     save_copy(data, tmp_path / "copy.npz")

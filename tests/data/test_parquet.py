@@ -126,6 +126,12 @@ def test_jpeg_files_are_read_and_other_kinds_are_refused(tmp_path: Path) -> None
     assert "expected the bytes of a PNG or JPEG file" in message
 
 
+@pytest.mark.parametrize("name", ["", "a\x1b", 7, None, "a"])
+def test_names_in_the_metadata_that_cannot_be_shown_are_refused(tmp_path: Path, name: Any) -> None:
+    path = write_parquet(tmp_path / "a.parquet", [GOOD] * 4, [0, 0, 1, 1], ("a", name))
+    assert f"named {name!r}; expected" in loading_error(path)
+
+
 def test_other_columns_are_named(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "other.parquet")
     message = loading_error(tmp_path / "other.parquet")
