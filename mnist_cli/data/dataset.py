@@ -145,15 +145,15 @@ def from_arrays(
 def _numbered_classes(train_labels: Array, test_labels: Array, *, source: str) -> tuple[str, ...]:
     """Return the names of classes that have none of their own: their labels.
 
-    These go from 0 to the highest. If some of the training labels 0 to 9 are missing, they are the
-    ten digits, of which there may be no images. Raises `DataError` for gaps beyond.
+    Labels up to 9 are the ten digits, of which there may be no images; higher ones go from 0 to
+    the highest. Raises `DataError` for gaps among those.
     """
     highest = int(max(train_labels.max(), test_labels.max()))
+    if highest < CLASSES:
+        return DIGITS
     counts = np.bincount(train_labels, minlength=highest + 1)
     if counts.all():
         return numbered(highest + 1)
-    if highest < CLASSES:
-        return DIGITS
     raise DataError(
         f"{printable(source)} has labels up to {highest}, but no training image with label "
         f"{int(counts.argmin())}; expected labels from 0 on without a gap. Number the classes anew."

@@ -19,19 +19,21 @@ from mnist_cli.errors import DataError, UsageError
 from mnist_cli.names import DIGITS, class_names, numbered
 
 
-def of_labels(labels: list[int], test: list[int] | None = None) -> Dataset:
+def of_labels(
+    labels: list[int], test: list[int] | None = None, names: tuple[str, ...] | None = None
+) -> Dataset:
     arrays = []
     for part in (labels, test or labels):
         arrays += [np.zeros((len(part), 28, 28), np.uint8), np.array(part, np.uint8)]
-    return from_arrays("made", arrays, source="made")
+    return from_arrays("made", arrays, source="made", class_names=names)
 
 
-@given(count=st.integers(2, 256))
+@given(count=st.integers(10, 256))
 def test_labels_without_a_gap_are_as_many_classes_named_by_number(count: int) -> None:
     assert of_labels(list(range(count))).class_names == numbered(count)
 
 
-@pytest.mark.parametrize("labels", [[3, 8], [1, 2, 9], [5, 5]])
+@pytest.mark.parametrize("labels", [[3, 8], [1, 2, 9], [5, 5], [0, 1, 2], [0, 0]])
 def test_some_of_ten_digits_are_still_ten_digits(labels: list[int]) -> None:
     data = of_labels(labels)
     assert data.class_names == DIGITS
@@ -51,7 +53,7 @@ def test_labels_from_1_on_are_refused_with_the_label_that_is_missing() -> None:
 
 def test_one_class_is_refused() -> None:
     with pytest.raises(DataError, match="made has 1 class; expected 2 to 256"):
-        of_labels([0, 0, 0])
+        of_labels([0, 0, 0], names=("a",))
 
 
 def test_an_npz_may_name_its_classes(tmp_path: Path) -> None:
@@ -124,6 +126,7 @@ def test_a_model_tests_its_own_classes_and_files_that_name_none(tmp_path: Path) 
     require_same_classes("model", LETTERS, "emnist-letters", unnamed)
     require_same_classes("model", numbered(26), "letters.npz", named)
     require_same_classes("model", DIGITS, "mnist", of_labels([0, 1, 2]))
+    require_same_classes("model", ("a", "b", "c"), "letters", of_labels([0, 1, 2]))
 
 
 @pytest.mark.parametrize(
