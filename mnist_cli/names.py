@@ -5,6 +5,8 @@ Options, files and JSON fields use the short names that one types: ``torch``, ``
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _FRAMEWORKS = {
     "jax": "JAX",
     "numpy": "NumPy",
@@ -49,6 +51,19 @@ def class_names(dataset: str) -> tuple[str, ...]:
 def numbered(count: int) -> tuple[str, ...]:
     """Return the names of classes that have none of their own: their labels."""
     return tuple(map(str, range(count)))
+
+
+def require_names(names: Iterable[object]) -> None:
+    """Raise `ValueError` unless the names of classes are distinct strings that can be shown."""
+    seen: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise ValueError(
+                f"has a class named {repr(name)[:80]}; expected printable text that is not blank"
+            )
+        if name in seen:
+            raise ValueError(f"has two classes named {name[:80]!r}; expected distinct names")
+        seen.add(name)
 
 
 def framework_name(framework: str) -> str:

@@ -19,7 +19,7 @@ from mnist_cli.arrays import CLASSES, IMAGE_SIZE, Array
 from mnist_cli.config import MAX_CLASSES, MIN_CLASSES
 from mnist_cli.data.messages import printable
 from mnist_cli.errors import DataError
-from mnist_cli.names import DIGITS, numbered
+from mnist_cli.names import DIGITS, numbered, require_names
 
 IDX_UNSIGNED_BYTE = 0x08  # the code of the type uint8 in an IDX header
 
@@ -104,7 +104,8 @@ def from_arrays(
 
     ``source`` names in messages where they were read from. ``digests`` are their `idx_sha256`,
     where those are known already. Raises `DataError` if images and labels differ in number, or
-    labels and ``class_names``; without names, see `_numbered_classes`.
+    labels and ``class_names``, and for names that `require_names` refuses; without names, see
+    `_numbered_classes`.
     """
     train_images, train_labels, test_images, test_labels = arrays
     for subset, images, labels in (
@@ -118,6 +119,10 @@ def from_arrays(
             )
     if class_names is None:
         class_names = _numbered_classes(train_labels, test_labels, source=source)
+    try:
+        require_names(class_names)
+    except ValueError as error:
+        raise DataError(f"{printable(source)} {error}. Rename it.") from error
     highest = int(max(train_labels.max(), test_labels.max()))
     if highest >= len(class_names):
         raise DataError(
@@ -140,15 +145,15 @@ def from_arrays(
 def _numbered_classes(train_labels: Array, test_labels: Array, *, source: str) -> tuple[str, ...]:
     """Return the names of classes that have none of their own: their labels.
 
-    These go from 0 to the highest. If some of the training labels 0 to 9 are missing, they are the
-    ten digits, of which there may be no images. Raises `DataError` for gaps beyond.
+    Labels up to 9 are the ten digits, of which there may be no images; higher ones go from 0 to
+    the highest. Raises `DataError` for gaps among those.
     """
     highest = int(max(train_labels.max(), test_labels.max()))
+    if highest < CLASSES:
+        return DIGITS
     counts = np.bincount(train_labels, minlength=highest + 1)
     if counts.all():
         return numbered(highest + 1)
-    if highest < CLASSES:
-        return DIGITS
     raise DataError(
         f"{printable(source)} has labels up to {highest}, but no training image with label "
         f"{int(counts.argmin())}; expected labels from 0 on without a gap. Number the classes anew."
@@ -164,14 +169,20 @@ def require_class_count(count: int, *, where: str) -> None:
         )
 
 
-def split_off_test(images: Array, labels: Array) -> Arrays:
+def split_off_test(images: Array, labels: Array, *, source: str | Path) -> Arrays:
     """Return the four arrays of one set of images: one in six of each class is for the test.
 
-    They are spread evenly over the images of their class, of which there must be two at least.
+    They are spread evenly over the images of their class. Raises `DataError`, which names
+    ``source``, for a class of a single image.
     """
     is_test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
+        if len(rows) < 2:
+            raise DataError(
+                f"{printable(source)} has 1 image with label {label}; expected at least 2 of each "
+                "class, for training and for the test. Add images of this class, or remove it."
+            )
         step = min(TEST_ONE_IN, len(rows))
         is_test[rows[step - 1 :: step]] = True
     return [images[~is_test], labels[~is_test], images[is_test], labels[is_test]]

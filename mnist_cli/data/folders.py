@@ -8,6 +8,7 @@ one picture in six of each class is kept for the test, spread evenly over their 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,6 +23,7 @@ from mnist_cli.data.dataset import (
     require_class_count,
     split_off_test,
 )
+from mnist_cli.data.idx import SUBFOLDERS
 from mnist_cli.data.messages import printable
 from mnist_cli.errors import DataError, MnistError
 from mnist_cli.names import DIGITS, plural
@@ -32,12 +34,17 @@ _Files: TypeAlias = dict[str, list[Path]]
 
 
 def is_sorted_by_class(path: Path) -> bool:
-    """Return whether a path is a folder with a folder of pictures in it, or below ``train``."""
+    """Return whether a path is a folder with a folder of pictures in it, or below ``train``.
+
+    It is not if it has IDX files too, also where torchvision stores them.
+    """
+    if any(any((path / below).glob("*ubyte*")) for below in SUBFOLDERS):
+        return False
     places = [path / below for below in ("", *_PARTS)]
     if any((place / digit).is_dir() for place in places for digit in DIGITS):
         return True
     folders = [folder for place in places for folder in _folders(place)]
-    return not any(path.glob("*ubyte*")) and any(map(_has_pictures, folders))
+    return any(map(_has_pictures, folders))
 
 
 def read_folder(folder: Path, on_progress: OnProgress | None = None) -> tuple[Arrays, ClassNames]:
@@ -48,7 +55,8 @@ def read_folder(folder: Path, on_progress: OnProgress | None = None) -> tuple[Ar
     """
     if not any((folder / part).is_dir() for part in _PARTS):
         pictures = _find_pictures(folder, _class_names(folder), minimum=2)
-        return split_off_test(*_read(folder, [pictures], on_progress)), tuple(pictures)
+        images, labels = _read(folder, [pictures], on_progress)
+        return split_off_test(images, labels, source=folder), tuple(pictures)
     names = _class_names(*(folder / part for part in _PARTS))
     parts = [_find_pictures(folder / part, names, minimum=1) for part in _PARTS]
     images, labels = _read(folder, parts, on_progress)
@@ -70,10 +78,19 @@ def _folders(place: Path) -> list[Path]:
     return [path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
-def _has_pictures(folder: Path) -> bool:
+def _pictures(folder: Path) -> Iterator[Path]:
+    """Yield the pictures in a folder and its subfolders, but not in theirs.
+
+    A mistyped path, such as that of all of one's files, is thus answered soon.
+    """
     from mnist_cli.pictures.opening import SUFFIXES  # imports OpenCV
 
-    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+    for pattern in ("[!.]*", "[!.]*/[!.]*"):  # not the hidden ones
+        yield from (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
+
+
+def _has_pictures(folder: Path) -> bool:
+    return next(_pictures(folder), None) is not None
 
 
 def _class_names(*places: Path) -> tuple[str, ...]:
@@ -82,9 +99,7 @@ def _class_names(*places: Path) -> tuple[str, ...]:
     Numbers are in their order, other names in that of the alphabet. Raises `DataError` for too few
     or too many.
     """
-    from mnist_cli.pictures.opening import pictures_below  # imports OpenCV
-
-    found = {path.name for place in places for path in _folders(place) if pictures_below(path)}
+    found = {path.name for place in places for path in _folders(place) if _has_pictures(path)}
     if found <= set(DIGITS):
         return DIGITS
     require_class_count(len(found), where=printable(places[0]))
@@ -93,9 +108,7 @@ def _class_names(*places: Path) -> tuple[str, ...]:
 
 def _find_pictures(folder: Path, names: tuple[str, ...], *, minimum: int) -> _Files:
     """Return the pictures of each class. Raises `DataError` if one has fewer than ``minimum``."""
-    from mnist_cli.pictures.opening import pictures_below  # imports OpenCV
-
-    found = {name: pictures_below(folder / name) for name in names}
+    found = {name: sorted(_pictures(folder / name)) for name in names}
     fewest = min(len(files) for files in found.values())
     if fewest < minimum:
         few = [printable(name) for name, files in found.items() if len(files) == fewest]

@@ -28,7 +28,7 @@ from mnist_cli.data.dataset import (
 from mnist_cli.data.messages import printable, reason
 from mnist_cli.errors import DataError
 
-_SUBFOLDERS = ("", "raw", "MNIST/raw")  # torchvision stores the files in the last two
+SUBFOLDERS = ("", "raw", "MNIST/raw")  # torchvision stores the files in the last two
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 20  # 1 MiB at a time: see `_read_content`
 
@@ -40,7 +40,7 @@ def read_folder(folder: Path) -> Arrays:
 
     Raises `DataError` for a missing, damaged or foreign file, `OSError` for an unreadable one.
     """
-    candidates = [folder / subfolder for subfolder in _SUBFOLDERS]
+    candidates = [folder / subfolder for subfolder in SUBFOLDERS]
     # The one with the most of the files; of equals the first, so that a message about an empty
     # folder names the folder that was given.
     chosen = max(

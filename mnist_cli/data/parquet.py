@@ -1,4 +1,4 @@
-"""Parquet, in the layout of Hugging Face's ``mnist``: images as PNG files in a column, and labels.
+"""Parquet, in the layout of Hugging Face's ``mnist``: images as PNG or JPEG files in a column.
 
 A column ``image`` has structs with the ``bytes`` of a file, a column ``label`` whole numbers, which
 the file's metadata may name. A folder, or ``mnist`` or ``data`` below it, has files for training
@@ -23,6 +23,7 @@ from mnist_cli.errors import DataError
 _SUBFOLDERS = ("", "mnist", "data")
 _ROWS = 1000  # decoded at a time
 _IMAGE, _LABEL = "image", "label"
+_PICTURES = ("PNG", "JPEG")  # of all that Pillow reads: for EPS it would start Ghostscript
 
 
 def _files(path: Path, part: str) -> list[Path]:
@@ -44,7 +45,7 @@ def read(path: Path, on_progress: OnProgress | None = None) -> tuple[Arrays, Cla
     """
     if not path.is_dir():
         (images, labels), names = _read_part([path], on_progress)
-        return split_off_test(images, labels), names
+        return split_off_test(images, labels, source=path), names
     arrays: Arrays = []
     found: ClassNames = None
     for part in ("train", "test"):
@@ -100,8 +101,11 @@ def _read_file(
                     on_progress(row, count)
             if not count:
                 raise DataError(f"{printable(path)} has no rows; expected images and labels.")
+            if row != count:
+                raise ValueError(f"{row} rows, not {count}")
             return (images, labels), _names(file.schema_arrow)
-    except (pyarrow.ArrowException, MemoryError) as error:
+    except (pyarrow.ArrowException, MemoryError, ValueError, IndexError) as error:
+        # The last two come of names that are no text, and of numbers of rows that contradict.
         raise DataError(
             f"{printable(path)} is no whole Parquet file ({reason(error)[:200]}). Copy it again."
         ) from error
@@ -118,7 +122,7 @@ def _require_layout(schema: Any, path: Path) -> None:
         found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         raise DataError(
             f"{printable(path)} has the columns {one_line(found)[:200]}; expected image (a struct "
-            "with the bytes of a PNG file) and label (whole numbers). Name them so."
+            "with the bytes of a PNG or JPEG file) and label (whole numbers). Name them so."
         )
 
 
@@ -129,8 +133,7 @@ def _names(schema: Any) -> ClassNames:
         names = facts["info"]["features"][_LABEL]["names"]
     except (KeyError, TypeError, ValueError):
         return None
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return tuple(names) if is_list else None
+    return tuple(names) if isinstance(names, list) else None
 
 
 def _decoded(value: Any, path: Path, row: int) -> Array:
@@ -140,9 +143,9 @@ def _decoded(value: Any, path: Path, row: int) -> Array:
     content = value and value.get("bytes")
     where = f"Row {row} of {printable(path)}"
     if not content:
-        raise DataError(f"{where} has no image; expected the bytes of a PNG file.")
+        raise DataError(f"{where} has no image; expected the bytes of a PNG or JPEG file.")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_PICTURES) as image:
             if image.size != (IMAGE_SIZE, IMAGE_SIZE):  # before it is decoded
                 raise DataError(
                     f"{where} has an image of {image.width}x{image.height} pixels; expected "
@@ -153,7 +156,8 @@ def _decoded(value: Any, path: Path, row: int) -> Array:
         raise
     except Exception as error:  # Pillow fails on damaged files in many ways
         raise DataError(
-            f"{where} has an image that cannot be read ({reason(error)[:120]}). Mend or remove it."
+            f"{where} has an image that cannot be read ({reason(error)[:120]}); expected the "
+            "bytes of a PNG or JPEG file. Convert or remove it."
         ) from error
 
 

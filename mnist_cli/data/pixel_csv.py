@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -39,30 +40,40 @@ def read_rows(
     """
     done = characters = 0
     with path.open(encoding="utf-8-sig", newline=None) as file:
-        lines = enumerate(iter(lambda: file.readline(_MAX_LINE), ""), start=1)
-        try:
-            while chunk := list(islice(lines, _ROWS)):
-                rows = [line for line in chunk if line[1].strip()]
-                if rows and not done and not characters:
-                    rows = rows[_has_header(rows[0][1], path, labelled=labelled) :]
-                characters += sum(len(line) for _, line in chunk)
-                if not rows:
-                    continue
-                values = _parsed(rows, path, labelled=labelled)
-                done += len(rows)
-                if on_progress is not None:
-                    estimate = max(done, round(path.stat().st_size * done / characters))
-                    on_progress(done, estimate)
-                pixels = values[:, labelled:].astype(np.uint8)
-                labels = values[:, 0] if labelled else np.zeros(len(values))
-                yield pixels.reshape(-1, IMAGE_SIZE, IMAGE_SIZE), labels.astype(np.uint8)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{printable(path)} is no text after line {done}; expected {_expected(labelled)}. "
-                "Save it as CSV."
-            ) from error
+        lines = _lines(file, path, labelled=labelled)
+        while chunk := list(islice(lines, _ROWS)):
+            rows = [line for line in chunk if line[1].strip()]
+            if rows and not done and not characters:
+                rows = rows[_has_header(rows[0][1], path, labelled=labelled) :]
+            characters += sum(len(line) for _, line in chunk)
+            if not rows:
+                continue
+            values = _parsed(rows, path, labelled=labelled)
+            done += len(rows)
+            if on_progress is not None:
+                estimate = max(done, round(path.stat().st_size * done / characters))
+                on_progress(done, estimate)
+            pixels = values[:, labelled:].astype(np.uint8)
+            labels = values[:, 0] if labelled else np.zeros(len(values))
+            yield pixels.reshape(-1, IMAGE_SIZE, IMAGE_SIZE), labels.astype(np.uint8)
     if not done:
         raise DataError(f"{printable(path)} has no rows; expected {_expected(labelled)}.")
+
+
+def _lines(file: TextIO, path: Path, *, labelled: bool) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file with their numbers. Raises `DataError` for one that is no text."""
+    number = 0
+    try:
+        while line := file.readline(_MAX_LINE):
+            number += 1
+            yield number, line
+    except UnicodeDecodeError as error:
+        # Text is decoded some kilobytes at a time: more lines may precede the one that fails.
+        number += 1 + error.object[: error.start].count(b"\n")
+        raise DataError(
+            f"Line {number} of {printable(path)} is no text; expected {_expected(labelled)}. "
+            "Save it as CSV in UTF-8."
+        ) from error
 
 
 def has_labels(path: Path) -> bool:
@@ -74,7 +85,7 @@ def has_labels(path: Path) -> bool:
 def read(path: Path, on_progress: OnProgress | None = None) -> tuple[Arrays, ClassNames]:
     """Return the four arrays of a file or a folder of files. Raises as `read_rows`."""
     if not path.is_dir():
-        return split_off_test(*_read_file(path, on_progress)), None
+        return split_off_test(*_read_file(path, on_progress), source=path), None
     train, test = (_find(path, part) for part in ("train", "test"))
     if train is None:
         raise DataError(
@@ -82,7 +93,7 @@ def read(path: Path, on_progress: OnProgress | None = None) -> tuple[Arrays, Cla
             "file alone. Add it, or name the file."
         )
     if test is None or not has_labels(test):
-        return split_off_test(*_read_file(train, on_progress)), None
+        return split_off_test(*_read_file(train, on_progress), source=train), None
     return [*_read_file(train, on_progress), *_read_file(test, on_progress)], None
 
 

@@ -72,12 +72,13 @@ def require_same_classes(
 
     ``names`` are those of the model's classes, and ``trained_on`` its dataset. Where one of the two
     has numbers for names, and is no named dataset, their number decides: a dataset without names
-    may lack some of the model's classes.
+    may lack some of the model's classes, but has no label beyond them.
     """
     found = dataset.class_names
     if names == found:
         return
-    if dataset.name not in DATASETS and found == numbered(len(found)) and len(found) <= len(names):
+    highest = max(dataset.train_labels.max(), dataset.test_labels.max())
+    if dataset.name not in DATASETS and found == numbered(len(found)) and highest < len(names):
         return
     is_numbered = trained_on not in DATASETS and names == numbered(len(names))
     if is_numbered and len(names) == len(found):

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from mnist_cli.arrays import Weights
 from mnist_cli.config import ModelSpec, TrainConfig
 from mnist_cli.errors import CheckpointError, MnistError
-from mnist_cli.names import DIGITS, class_names
+from mnist_cli.names import DIGITS, class_names, require_names
 from mnist_cli.networks.spec import parameter_shapes, require_weights
 from mnist_cli.records import EpochRecord, replacing
 from mnist_cli.training.recipe import PIXEL_MEAN, PIXEL_STD
@@ -237,8 +237,7 @@ def _require_finite(path: Path, tensors: Weights) -> None:
 def _checkpoint(details: dict[str, Any], tensors: Weights) -> Checkpoint:
     """Return the checkpoint of a file's metadata and tensors, some of which may be missing."""
     names = tuple(details.get("class_names", class_names(details["dataset"])))
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError("the names of its classes should be strings")
+    require_names(names)
     return Checkpoint(
         # Older models have a known architecture, no line, and ten classes.
         spec=ModelSpec(details["arch"], details["activation"], details.get("line", ""), len(names)),

@@ -78,10 +78,12 @@ def test_reading_reports_how_many_of_how_many_are_read(tmp_path: Path) -> None:
     assert seen == [(done, 20) for done in range(1, 21)]
 
 
-def test_idx_files_beside_are_read_as_before(tmp_path: Path) -> None:
-    folder = write_dataset(tmp_path / "idx")
-    (folder / "pictures").mkdir()
-    assert load_dataset(str(folder)).train_images.shape[1:] == (28, 28)
+@pytest.mark.parametrize("below", ["", "raw", "MNIST/raw"])
+def test_idx_files_beside_pictures_are_read_as_before(tmp_path: Path, below: str) -> None:
+    idx = write_dataset(tmp_path / "tv" / below)
+    (tmp_path / "tv" / "cats").mkdir()
+    Image.new("L", (28, 28)).save(tmp_path / "tv" / "cats" / "p.png")
+    assert load_dataset(str(tmp_path / "tv")).sha256 == load_dataset(str(idx)).sha256
 
 
 # --- Refused -----------------------------------------------------------------------------------
@@ -210,6 +212,22 @@ def test_too_few_or_too_many_folders_are_refused(tmp_path: Path, count: int, sai
     message = loading_error(folder)
     assert said in message
     assert "expected 2 to 256" in message
+
+
+def test_pictures_are_sought_no_deeper_than_a_folder_below_those_of_the_classes(
+    tmp_path: Path,
+) -> None:
+    nested = write_letter_pictures(tmp_path / "own", ("a", "b"), each=2)
+    for name in "ab":
+        (nested / name / "anna").mkdir()
+        (nested / name / "00.png").rename(nested / name / "anna" / "00.png")
+        (nested / name / "01.png").rename(nested / name / "anna" / "01.png")
+    (nested / "a" / "anna" / "more").mkdir()
+    (nested / "a" / "anna" / "more" / "deep.png").write_bytes(b"")
+    assert load_dataset(str(nested)).class_names == ("a", "b")
+    (tmp_path / "home" / "some").mkdir(parents=True)
+    nested.rename(tmp_path / "home" / "some" / "own")
+    assert "No training images" in loading_error(tmp_path / "home")
 
 
 def test_a_folder_without_any_pictures_is_none_of_pictures(tmp_path: Path) -> None:

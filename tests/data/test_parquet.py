@@ -25,8 +25,12 @@ from mnist_cli.names import DIGITS
 
 
 def as_png(image: np.ndarray) -> bytes:
+    return as_file(image, "PNG")
+
+
+def as_file(image: np.ndarray, kind: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
+    Image.fromarray(image).save(file, format=kind)
     return file.getvalue()
 
 
@@ -93,14 +97,13 @@ GOOD = as_png(real_digits()[0][0])
     ("images", "labels", "said"),
     [
         ([GOOD, GOOD[:60]], [0, 1], "Row 1 of .* has an image that cannot be read"),
-        ([GOOD, None], [0, 1], "Row 1 of .* has no image; expected the bytes of a PNG file"),
+        ([GOOD, None], [0, 1], "Row 1 of .* has no image; expected the bytes of a PNG or"),
         ([GOOD, b""], [0, 1], "Row 1 of .* has no image"),
         ([as_png(np.zeros((32, 30), np.uint8))], [0], "Row 0 of .* 30x32 pixels; expected 28x28"),
         ([GOOD, GOOD], [0, 300], "Row 1 of .* has the label 300; expected 0 to 255"),
         ([GOOD, GOOD], [0, -1], "Row 1 of .* has the label -1"),
         ([GOOD, GOOD], [0, None], "Row 1 of .* has the label None"),
         ([], [], "has no rows"),
-        ([GOOD] * 3, [0, 0, 0], "has 1 class; expected 2 to 256"),
     ],
 )
 def test_a_wrong_row_is_named_with_what_was_expected(
@@ -108,6 +111,24 @@ def test_a_wrong_row_is_named_with_what_was_expected(
 ) -> None:
     message = loading_error(write_parquet(tmp_path / "bad.parquet", images, labels))
     assert re.search(said, message), message
+
+
+def test_jpeg_files_are_read_and_other_kinds_are_refused(tmp_path: Path) -> None:
+    image = real_digits()[0][0]
+    rows = [as_file(image, "JPEG"), GOOD] * 2
+    read = load_dataset(str(write_parquet(tmp_path / "jpeg.parquet", rows, [0, 0, 1, 1])))
+    assert len(read.train_labels) == 2
+    write_parquet(tmp_path / "bmp.parquet", [GOOD, as_file(image, "BMP")], [0, 1])
+    message = loading_error(tmp_path / "bmp.parquet")
+    assert message.startswith("Row 1 of")
+    assert "cannot be read" in message
+    assert "expected the bytes of a PNG or JPEG file" in message
+
+
+@pytest.mark.parametrize("name", ["", "a\x1b", 7, None, "a"])
+def test_names_in_the_metadata_that_cannot_be_shown_are_refused(tmp_path: Path, name: Any) -> None:
+    path = write_parquet(tmp_path / "a.parquet", [GOOD] * 4, [0, 0, 1, 1], ("a", name))
+    assert f"named {name!r}; expected" in loading_error(path)
 
 
 def test_other_columns_are_named(tmp_path: Path) -> None:
@@ -135,6 +156,22 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     x_train, y_train, *_ = real_digits(12, 10)
     path = tmp_path_factory.mktemp("small") / "a.parquet"
     return write_parquet(path, [as_png(each) for each in x_train], y_train.tolist()).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"label", b"\xffabel"),  # names of columns are UTF-8
+        (b"\x16\x18\x19\x1c", b"\x16\x02\x19\x1c"),  # 1 row instead of 12, in zigzag code
+        (b"\x16\x18\x19\x1c", b"\x16\x50\x19\x1c"),  # 40 rows
+    ],
+)
+def test_a_footer_that_contradicts_the_rows_is_refused(
+    tmp_path: Path, small: bytes, before: bytes, after: bytes
+) -> None:
+    assert before in small
+    (tmp_path / "a.parquet").write_bytes(small.replace(before, after))
+    assert "is no whole Parquet file" in loading_error(tmp_path / "a.parquet")
 
 
 @settings(

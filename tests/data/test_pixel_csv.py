@@ -133,7 +133,17 @@ def test_a_wrong_row_is_named_with_what_was_expected(tmp_path: Path, text: str, 
 
 def test_a_binary_file_is_no_csv(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
-    assert "is no text" in loading_error(tmp_path / "train.csv")
+    assert "Line 1 of" in (message := loading_error(tmp_path / "train.csv"))
+    assert "is no text" in message
+
+
+@pytest.mark.parametrize("line", [2, 5, 77, 121])
+def test_the_line_that_is_no_text_is_named(tmp_path: Path, line: int) -> None:
+    x_train, y_train, *_ = real_digits()
+    lines = csv_text(x_train, y_train, header=HEADER).encode().splitlines(keepends=True)
+    lines[line - 1] = lines[line - 1][:900] + b"\xe4" + lines[line - 1][901:]
+    (tmp_path / "train.csv").write_bytes(b"".join(lines))
+    assert re.match(f"Line {line} of .* is no text", loading_error(tmp_path / "train.csv"))
 
 
 def test_a_test_file_without_a_training_file_is_refused(tmp_path: Path) -> None:

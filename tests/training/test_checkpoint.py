@@ -347,6 +347,14 @@ def _no_history(path: Path) -> None:
     _rewrite(path, history=[{"epoch": 1}])
 
 
+def _classes_that_cannot_be_shown(path: Path) -> None:
+    _rewrite(path, class_names=[*"012345678", "9\n"])
+
+
+def _two_classes_of_one_name(path: Path) -> None:
+    _rewrite(path, class_names=[*"0123456788"])
+
+
 def _bad_recipe(path: Path) -> None:
     _rewrite(path, recipe={"epochs": 5, "surprise": 1})
 
@@ -370,6 +378,8 @@ def _bad_recipe(path: Path) -> None:
         (_wrong_dtype, "fc2.bias should hold finite float32"),
         (_not_finite, "fc2.bias should hold finite float32"),
         (_bad_recipe, "surprise"),
+        (_classes_that_cannot_be_shown, r"has a class named '9\\n'; expected printable"),
+        (_two_classes_of_one_name, "has two classes named '8'"),
         (_infinite_mean, "finite mean"),
         (_infinite_spread, "finite mean and a std above 0"),
         (_endless_evidence, "finite numbers"),
