@@ -141,6 +141,8 @@ def test_what_a_run_gets_on_a_node(
 def test_a_trial_that_is_stopped_trains_no_further_while_the_next_begins(
     cache: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Before Ray is imported, for the clusters of other tests in this process.
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     ray_tune = pytest.importorskip("mnist_cli.runners.ray_tune")
     monkeypatch.setattr(ray_tune.ray, "get", lambda reference: None)
     hold = tmp_path / "hold"  # each process in its second epoch, until it is killed
