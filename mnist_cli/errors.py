@@ -35,6 +35,14 @@ class FrameworkError(MnistError):
     """A framework is not installed, cannot use the asked device, or failed in its process."""
 
 
+def not_installed(name: str, extra: str) -> FrameworkError:
+    """Return the error for a package, by the name that a user knows, which ``extra`` brings."""
+    return FrameworkError(
+        f"{name} is not installed. Install it into this environment: "
+        f"pip install 'mnist-cli[{extra}]'"
+    )
+
+
 class LostRankError(FrameworkError):
     """Another process of a training that torchrun started is gone."""
 

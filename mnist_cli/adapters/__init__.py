@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from mnist_cli.adapters.base import Adapter
 from mnist_cli.config import require_choice
-from mnist_cli.errors import FrameworkError
+from mnist_cli.errors import FrameworkError, not_installed
 from mnist_cli.names import framework_name
 
 _GROUP = "mnist_cli.adapters"
@@ -27,8 +27,7 @@ def _entries() -> dict[str, EntryPoint]:
 def _require_known(name: str, known: tuple[str, ...]) -> None:
     if name in _EXTRAS and name not in known:
         raise FrameworkError(
-            f"{framework_name(name)} is not installed. Install it into this environment: "
-            f"pip install 'mnist-cli[{name}]', or use one of: {', '.join(known)}."
+            f"{not_installed(framework_name(name), name)}, or use one of: {', '.join(known)}."
         )
     require_choice("framework", name, known)
 

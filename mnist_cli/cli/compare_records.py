@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mnist_cli.cli import options
-from mnist_cli.cli.output import print_json
+from mnist_cli.cli.output import print_json, print_lines
 
 
 def compare_records(
@@ -27,12 +27,10 @@ def compare_records(
         print_json(comparison)
         return
     out = console.stdout()
-    for line in stored.files_lines(comparison):
-        out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
+    print_lines(out, stored.files_lines(comparison))
     if comparison["cells"]:
         out.print(console.machines_table(comparison))
-    for line in stored.machines_lines(comparison):
-        out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
+    print_lines(out, stored.machines_lines(comparison))
     if comparison["environment"]:
         out.print(console.differences_table(comparison["environment"]))
     else:

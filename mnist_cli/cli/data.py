@@ -8,7 +8,7 @@ import typer
 
 from mnist_cli.cli import options
 from mnist_cli.cli.options import RESULTS
-from mnist_cli.cli.output import print_json, say_written
+from mnist_cli.cli.output import print_json, print_lines, say_written
 
 
 def data(
@@ -37,6 +37,5 @@ def data(
         return
     out = console.stdout()
     out.print(data_summary.table(summary.to_json()))
-    for line in data_summary.lines(summary.to_json()):
-        out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
+    print_lines(out, data_summary.lines(summary.to_json()))
     say_written(chart)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import typer
 from mnist_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mnist_cli.reporting.comparison import Comparison
 
 
@@ -31,6 +34,12 @@ def print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=1))
 
 
+def print_lines(out: Console, lines: Iterable[str]) -> None:
+    """Print sentences: a terminal wraps them between words, a file or a pipe gets whole lines."""
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
+
+
 def show_comparison(comparison: Comparison) -> None:
     """Print table, warnings and verdicts of a comparison or sweep."""
     from mnist_cli.reporting import console
@@ -39,9 +48,7 @@ def show_comparison(comparison: Comparison) -> None:
     out = console.stdout()
     out.print(console.experiment_table(comparison.document))
     lines = [*network_lines(comparison.document), *comparison.warnings(), *comparison.verdicts()]
-    for line in lines:
-        # A terminal wraps lines between words; a file or a pipe gets whole lines.
-        out.print(line, markup=False, highlight=False, soft_wrap=not out.is_terminal)
+    print_lines(out, lines)
 
 
 def finish_experiment(comparison: Comparison, results_dir: Path, *, as_json: bool) -> None:

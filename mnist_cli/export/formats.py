@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from mnist_cli.arrays import Array
-from mnist_cli.errors import FrameworkError
+from mnist_cli.errors import not_installed
 from mnist_cli.training.checkpoint import Checkpoint
 
 
@@ -69,7 +69,4 @@ def require_onnx() -> None:
     """Raise `FrameworkError` unless the extra ``onnx`` is installed."""
     for package in ("onnx", "onnxruntime"):
         if find_spec(package) is None:
-            raise FrameworkError(
-                f"{package} is not installed. Install it into this environment: "
-                "pip install 'mnist-cli[onnx]'"
-            )
+            raise not_installed(package, "onnx")

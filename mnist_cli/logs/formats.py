@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from mnist_cli.config import require_choice
-from mnist_cli.errors import FrameworkError
+from mnist_cli.errors import not_installed
 from mnist_cli.records import replacing
 
 # JSON values by name, nested ones as ``conditions.seconds``.
@@ -124,10 +124,7 @@ def require_format(name: str) -> None:
     require_choice("log", name, tuple(FORMATS))
     for package in FORMATS[name].packages:
         if find_spec(package) is None:
-            raise FrameworkError(
-                f"{package} is not installed. Install it into this environment: "
-                f"pip install 'mnist-cli[{name}]'"
-            )
+            raise not_installed(package, name)
 
 
 def copy_into(folder: Path, files: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from mnist_cli import __version__
-from mnist_cli.errors import FrameworkError, UsageError
+from mnist_cli.errors import FrameworkError, UsageError, not_installed
 from mnist_cli.machine import available_cores
 from mnist_cli.names import framework_name
 
@@ -223,10 +223,7 @@ def connected(
     """
     for module in ("ray", *modules):
         if importlib.util.find_spec(module) is None:
-            raise FrameworkError(
-                f"{module.capitalize()} is not installed. Install it into this environment: "
-                "pip install 'mnist-cli[cluster]'"
-            )
+            raise not_installed(module.capitalize(), "cluster")
     if address not in (AUTO, LOCAL):
         _require_listening(address)
     with ExitStack() as stack:
